@@ -1,0 +1,184 @@
+"""Settings: strict, frozen sections read from one TOML file. The only place that reads the environment."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRMWARE = ROOT / "firmware_config"
+
+
+class ConfigError(ValueError):
+    """A setting that can't be used. The message names the file, the key, the value and the way out."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Panel(Section):
+    kind: Literal["gpio", "simulated"] = Field("simulated", description="gpio: real pins; simulated: gpiozero's MockFactory")
+    talk_pin: str = Field("BOARD7", description="pin of the talk button")
+    call_pin: str = Field("BOARD15", description="pin of the caregiver call button")
+    light_pins: tuple[str, str, str] = Field(("BOARD29", "BOARD31", "BOARD33"), description="pins of the red, green and blue light")
+    tap_seconds: float = Field(0.16, ge=0, le=1, description="a press shorter than this is a tap and is ignored")
+    acknowledge_seconds: float = Field(2.0, gt=0, le=10, description="hold the call button this long to acknowledge an alert")
+
+
+class Audio(Section):
+    kind: Literal["card", "wav"] = Field("card", description="card: PyAudio; wav: files in and out")
+    input: str = Field("", description="part of the input card's name; empty: the default card")
+    output: str = Field("", description="part of the output card's name; empty: the default card")
+    preroll_seconds: float = Field(0.5, ge=0, le=2, description="sound kept from before the press")
+    tail_seconds: float = Field(0.3, ge=0, le=2, description="sound kept from after the release")
+
+
+Board = Literal[
+    "none", "synthetic", "playback", "cyton", "cyton_daisy", "ganglion", "muse_2", "muse_s", "muse_s_athena", "neuropawn_knight"
+]
+
+
+class Headset(Section):
+    board: Board = Field("none", description="EEG headset; none: no headset")
+    port: str = Field("", description="serial port or MAC address of the headset")
+    file: str = Field("", description="recording for the playback board")
+
+
+class Voice(Section):
+    socket: str = Field("/run/bedside/voice.sock", description="Unix socket between the two processes")
+    engine: Literal["plain", "csm"] = Field("plain", description="csm: Sesame's CSM; plain: the packaged neural voice")
+    csm_model: str = Field("", description="hub name or folder of a CSM checkpoint (CSM_MODEL_NAME overrides)")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run (CSM_DEVICE overrides)")
+    compile: bool = Field(True, description="torch.compile on CUDA (NO_TORCH_COMPILE=1 turns it off)")
+    threads: int = Field(2, ge=1, le=64, description="CPU threads of the models")
+
+
+class Listen(Section):
+    model: str = Field("embedded:whisper-base", description="Whisper: hub name, folder, or embedded:whisper-tiny, embedded:whisper-base")
+    min_speech_seconds: float = Field(0.25, ge=0, description="less speech than this is nobody speaking")
+    min_confidence: float = Field(0.3, ge=0, le=1, description="below this the device asks to hear it again")
+
+
+class Words(Section):
+    model: str = Field("bank", description="bank: the reviewed reply bank; else a chat model, hub name or folder")
+    max_words: int = Field(60, ge=5, le=200, description="longest reply in words")
+    late_seconds: float = Field(4.0, gt=0, description="after this the reply bank answers in the chat model's place")
+
+
+class Memory(Section):
+    file: str = Field("/var/lib/bedside/memory.db", description="SQLite database of the turns")
+
+
+class Models(Section):
+    folder: str = Field("~/.cache/bedside/models", description="where fetched models live")
+
+
+class Safety(Section):
+    call_log: str = Field("/var/lib/bedside/calls.log", description="every call of a caregiver, one line each, fsynced")
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning"] = Field("info", description="how much is logged")
+
+
+class Settings(Section):
+    panel: Panel = Panel()
+    audio: Audio = Audio()
+    headset: Headset = Headset()
+    voice: Voice = Voice()
+    listen: Listen = Listen()
+    words: Words = Words()
+    memory: Memory = Memory()
+    models: Models = Models()
+    safety: Safety = Safety()
+    log: Log = Log()
+
+
+# The environment may override four settings, as users of CSM expect. HF_TOKEN is read by huggingface_hub itself.
+OVERRIDES: dict[str, tuple[str, str]] = {
+    "CSM_MODEL_NAME": ("voice", "csm_model"),
+    "CSM_DEVICE": ("voice", "device"),
+    "NO_TORCH_COMPILE": ("voice", "compile"),
+}
+
+
+def load(path: Path | str | None = None, env: Mapping[str, str] = os.environ, **sections: Mapping[str, Any]) -> Settings:
+    """Settings from `path` (none: the defaults), then `sections`, then the environment.
+
+    Raises ConfigError for a missing file, broken TOML, an unknown key (with the nearest right one)
+    or a value out of range.
+    """
+    tree: dict[str, dict[str, Any]] = {}
+    if path is not None:
+        file = Path(path)
+        try:
+            tree = tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{file}: no such file. 'bedside config show' prints the defaults to start from.") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{file}: {error}") from None
+    for name, values in sections.items():
+        tree[name] = {**tree.get(name, {}), **values}
+    for variable, (section, key) in OVERRIDES.items():
+        value = env.get(variable, "")
+        if value:
+            tree.setdefault(section, {})[key] = value in ("0", "false", "no") if variable == "NO_TORCH_COMPILE" else value
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentence(path, e) for e in error.errors())) from None
+
+
+def _sentence(path: Path | str | None, error: Any) -> str:
+    """One pydantic error as 'file: section.key = value: what is wrong, and the way out'."""
+    where = ".".join(str(part) for part in error["loc"])
+    source = f"{path}: " if path is not None else ""
+    if error["type"] == "extra_forbidden":
+        known = list(Settings.model_fields)
+        if len(error["loc"]) > 1 and error["loc"][0] in Settings.model_fields:
+            annotation: Any = Settings.model_fields[str(error["loc"][0])].annotation
+            known = list(annotation.model_fields)
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}."
+        return f"{source}unknown setting '{where}': {hint}"
+    return f"{source}{where} = {error['input']!r}: {error['msg']}"
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """(setting, default, meaning) for every setting: the README's table."""
+    out = []
+    for section, field in Settings.model_fields.items():
+        model: Any = field.annotation
+        for key, entry in model.model_fields.items():
+            out.append((f"{section}.{key}", repr(entry.default), entry.description or ""))
+    return out
+
+
+def dump(settings: Settings) -> str:
+    """The settings as TOML that `load` reads back to the same."""
+    lines = []
+    for section, values in settings.model_dump().items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    # JSON's strings, numbers and booleans are TOML's too (DEL, the one exception, is in no setting).
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,105 @@
+"""States, lights and time-outs as tables, and the one pure step between them.
+
+It knows nothing of buttons, sound or models: `daemon.py` acts, this file decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class State(Enum):
+    STARTING = "starting"  # the voice is loading; a press is answered by a recorded sentence
+    READY = "ready"  # waiting for the button
+    LISTENING = "listening"  # the button is held, the microphone is live
+    THINKING = "thinking"  # words are being recognised and a reply is planned
+    SPEAKING = "speaking"  # the reply is in the speaker
+    ALERTING = "alerting"  # a person is being called; only a caregiver ends it
+    FAULT = "fault"  # the voice or the sound card is lost; the call button still works
+
+
+class Event(Enum):
+    VOICE_READY = "voice_ready"  # the voice process has loaded and warmed up
+    PRESS = "press"  # the talk button went down
+    RELEASE = "release"  # the talk button came up after a real press
+    TAP = "tap"  # the press was shorter than anyone speaks
+    NOTHING = "nothing"  # nobody spoke
+    FIRST_AUDIO = "first_audio"  # the first sample of the reply is in the speaker
+    SPOKEN = "spoken"  # the speaker has drained
+    ALERT = "alert"  # a safety rule fired
+    CALL = "call"  # the call button was pressed
+    ACKNOWLEDGE = "acknowledge"  # a caregiver is here
+    LOST = "lost"  # the voice process or the sound card is gone
+    TIMEOUT = "timeout"  # the state lasted longer than it may
+
+
+@dataclass(frozen=True)
+class Light:
+    """What the wearer sees. `rgb` in [0, 1] each; `blink` is the period in seconds, 0 for steady."""
+
+    rgb: tuple[float, float, float]
+    blink: float
+    words: str
+
+
+S, E = State, Event
+
+# Flashing yellow and red are kept for fault and alert (IEC 60601-1-8's meaning of the colours).
+LIGHTS: dict[State, Light] = {
+    S.STARTING: Light((1, 1, 1), 2.0, "white, slow"),
+    S.READY: Light((0, 1, 0), 0.0, "green"),
+    S.LISTENING: Light((0, 0, 1), 0.0, "blue"),
+    S.THINKING: Light((0, 0, 1), 1.0, "blue, slow"),
+    S.SPEAKING: Light((0, 1, 1), 0.0, "cyan"),
+    S.ALERTING: Light((1, 0, 0), 0.5, "red, fast"),
+    S.FAULT: Light((1, 1, 0), 1.0, "yellow, slow"),
+}
+
+# CSM can't run and the packaged plain voice stands in: said by the light, never hidden.
+STAND_IN = Light((0, 1, 0), 3.0, "green, slow")
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (S.STARTING, E.VOICE_READY): S.READY,
+    (S.READY, E.PRESS): S.LISTENING,
+    (S.LISTENING, E.RELEASE): S.THINKING,
+    (S.LISTENING, E.TAP): S.READY,
+    (S.THINKING, E.NOTHING): S.READY,
+    (S.THINKING, E.FIRST_AUDIO): S.SPEAKING,
+    # No (THINKING, PRESS): it could cancel words that the safety check has not read.
+    (S.SPEAKING, E.PRESS): S.LISTENING,
+    (S.SPEAKING, E.SPOKEN): S.READY,
+    (S.ALERTING, E.ACKNOWLEDGE): S.STARTING,  # READY only after the voice has answered again
+    (S.FAULT, E.VOICE_READY): S.READY,
+    # A person in danger or in need comes first, wherever we are.
+    **{(s, e): S.ALERTING for s in State for e in (E.ALERT, E.CALL)},
+    **{(s, E.LOST): S.FAULT for s in State if s is not S.ALERTING},
+    # The time-outs of TIMEOUTS, below.
+    (S.STARTING, E.TIMEOUT): S.FAULT,
+    (S.LISTENING, E.TIMEOUT): S.THINKING,  # a stuck button must not hold the words for ever
+    (S.THINKING, E.TIMEOUT): S.FAULT,
+    (S.SPEAKING, E.TIMEOUT): S.READY,
+    (S.ALERTING, E.TIMEOUT): S.ALERTING,  # stay present: the call and the message are repeated
+    (S.FAULT, E.TIMEOUT): S.STARTING,  # try again, by itself
+}
+
+# Seconds that a state may last. Every state but READY has one: the field's most reported fault
+# is a device stuck in a state behind a lying light.
+TIMEOUTS: dict[State, float] = {
+    S.STARTING: 180.0,
+    S.LISTENING: 60.0,
+    S.THINKING: 20.0,
+    S.SPEAKING: 60.0,
+    S.ALERTING: 30.0,
+    S.FAULT: 15.0,
+}
+
+
+def light(state: State, stand_in: bool = False) -> Light:
+    """What the light shows. `stand_in`: the plain voice speaks because CSM, which was asked for, can't."""
+    return STAND_IN if stand_in and state is State.READY else LIGHTS[state]
+
+
+def step(state: State, event: Event) -> State:
+    """The state after `event`. An event without a row changes nothing (the caller logs it)."""
+    return TRANSITIONS.get((state, event), state)
