@@ -1,0 +1,297 @@
+"""The real sound card, through PyAudio: callbacks that only copy, resampling outside them.
+
+It does not know what is said or why, and it never re-opens itself: the loop looks at `alive()`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+from device.audio import SoundLost
+from device.config import Audio as AudioSettings
+from device.turn import MIC_RATE, VOICE_RATE
+
+# Blocks of the card, in seconds. PortAudio keeps two in flight: 25 ms keeps a barge-in's silence
+# under 100 ms. 20 ms blocks at 24 kHz lost phase 3 times in 6 s of load. The microphone can wait.
+SPEAKER_BLOCK = 0.025
+MIC_BLOCK = 0.04
+QUIET_TOO_LONG = 1.5  # s without a sample: the card is gone
+FIRST_SAMPLE = 6.0  # s that a card may take to start; PulseAudio takes 1.1 to 1.9
+
+
+
+class SoundCard:
+    """A PyAudio card: one stream each way, at the card's own rate, whose callbacks only copy.
+
+    One full-duplex stream lost phase 13 times in 6 s where two streams lost none.
+    """
+
+    def __init__(self, settings: AudioSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()  # held for a copy at most
+        self._pa: Any = None
+        self._streams: list[Any] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        """A fresh card: nothing heard, nothing queued."""
+        self._mic_at = self._speaker_at = 0.0
+        self._mic_rate, self._speaker_rate = MIC_RATE, VOICE_RATE
+        self._mic_width = self._speaker_width = 2  # bytes a frame
+        self._preroll_bytes = 0
+        self._ring: deque[bytes] = deque(maxlen=1)  # in memory only, and never longer
+        self._fresh: list[bytes] = []
+        self._clip_on, self._complete = False, False
+        self._left: int | None = None  # bytes of the clip still to be taken, once released
+        self._queue = bytearray()
+        self._leaving: deque[tuple[float, int]] = deque()  # (when it has left, frames)
+        self._latency = 0.0
+        self._played = 0
+        self._to_mic_rate: Any = None
+        self._to_card_rate: Any = None  # lives while the queue does not run dry
+
+    def open(self) -> None:
+        """Start both streams and wait for the first sample (about 2 s). Raises SoundLost."""
+        self._forget()
+        try:
+            import pyaudio
+
+            with quiet():
+                self._pa = pyaudio.PyAudio()
+                self._open_mic(pyaudio)
+                self._open_speaker(pyaudio)
+        except ImportError:
+            raise SoundLost(
+                "audio.kind = 'card' needs PyAudio: pip install 'bedside-companion[audio]'."
+            ) from None
+        except SoundLost:
+            self.close()
+            raise
+        except Exception as error:  # PortAudio raises OSError, and others for a card that left
+            self.close()
+            raise SoundLost(f"The sound card won't open ({error}): is it plugged in?") from error
+        deadline = time.monotonic() + FIRST_SAMPLE
+        while not (self._mic_at and self._speaker_at):
+            if time.monotonic() > deadline:
+                self.close()
+                raise SoundLost(
+                    f"The sound card gave no sample in {FIRST_SAMPLE:.0f} s: "
+                    "is another program holding it?"
+                )
+            time.sleep(0.01)
+
+    def reopen(self) -> None:
+        """Close, look for the cards anew and open. Raises SoundLost."""
+        self.close()
+        self.open()
+
+    def close(self) -> None:
+        streams, self._streams = self._streams, []
+        pa, self._pa = self._pa, None
+        with quiet():
+            for stream in streams:
+                with suppress(Exception):  # a card that left can't be closed properly
+                    stream.close()
+            if pa is not None:
+                with suppress(Exception):
+                    pa.terminate()
+
+    def alive(self) -> bool:
+        """Whether samples flowed both ways within the last 1.5 s."""
+        oldest = min(self._mic_at, self._speaker_at)
+        return bool(self._streams) and time.monotonic() - oldest < QUIET_TOO_LONG
+
+    def listen(self, on: bool) -> None:
+        """True: a clip begins, with the pre-roll. False: it ends once the tail is in."""
+        with self._lock:
+            if on:
+                before = b"".join(self._ring)
+                self._fresh = [before[max(len(before) - self._preroll_bytes, 0) :]]
+                self._to_mic_rate = _resampler(self._mic_rate, MIC_RATE)
+                self._clip_on, self._complete, self._left = True, False, None
+            elif self._clip_on and self._left is None:
+                now = sum(map(len, self._fresh))
+                tail = int(self._settings.tail_seconds * self._mic_rate)
+                self._left = now + tail * self._mic_width
+
+    def take(self) -> tuple[np.ndarray, bool]:
+        """(samples captured since the last take, whether the clip is complete)."""
+        with self._lock:
+            if not self._clip_on:
+                return np.zeros(0, np.int16), self._complete
+            raw, self._fresh = b"".join(self._fresh), []
+            if self._left is not None:
+                raw = raw[: self._left]
+                self._left -= len(raw)
+                self._complete = self._left == 0
+                self._clip_on = not self._complete
+        pcm = np.frombuffer(raw, np.int16)[:: self._mic_width // 2]
+        if self._to_mic_rate is not None:
+            pcm = self._to_mic_rate.resample_chunk(pcm, last=self._complete)
+        return pcm, self._complete
+
+    def begin(self) -> None:
+        """A new utterance: `played` counts from zero."""
+        with self._lock:
+            self._settle()
+            self._played = 0
+
+    def play(self, pcm: np.ndarray) -> None:
+        """Append to the speaker's queue: up to 3 s at once (resampling: 1.6 ms a second)."""
+        pcm = np.ascontiguousarray(pcm, np.int16)
+        if self._to_card_rate is None and self._speaker_rate != VOICE_RATE:
+            self._to_card_rate = _resampler(VOICE_RATE, self._speaker_rate)
+        if self._to_card_rate is not None:
+            pcm = self._to_card_rate.resample_chunk(pcm)
+        with self._lock:
+            self._enqueue(pcm)
+
+    def stop(self) -> float:
+        """Drop the queue; silence within 100 ms. Returns what `played` ends at, then resets it.
+
+        The blocks that the card holds already can't be recalled, so they count as played.
+        """
+        with self._lock:
+            self._queue.clear()
+            played = self._played + sum(frames for _, frames in self._leaving)
+            self._leaving.clear()
+            self._played = 0
+            self._to_card_rate = None
+        return played / self._speaker_rate
+
+    @property
+    def played(self) -> float:
+        """Seconds of audio that left the speaker since begin() or stop()."""
+        with self._lock:
+            self._settle()
+            return self._played / self._speaker_rate
+
+    @property
+    def pending(self) -> float:
+        """Seconds that have not left the speaker yet; 0 is drained."""
+        with self._lock:
+            self._settle()
+            frames = len(self._queue) // self._speaker_width + sum(n for _, n in self._leaving)
+            return frames / self._speaker_rate
+
+    def _open_mic(self, pyaudio: Any) -> None:
+        index, self._mic_rate = self._find("input", self._settings.input)
+        block = round(MIC_BLOCK * self._mic_rate)
+        stream, channels = self._start(
+            pyaudio, block, self._mic_rate, self._hear, input=True, input_device_index=index
+        )
+        self._mic_width = 2 * channels
+        preroll = int(self._settings.preroll_seconds * self._mic_rate)
+        with self._lock:
+            self._preroll_bytes = preroll * self._mic_width
+            self._ring = deque(maxlen=-(-preroll // block) or 1)
+        stream.start_stream()
+
+    def _open_speaker(self, pyaudio: Any) -> None:
+        index, self._speaker_rate = self._find("output", self._settings.output)
+        block = round(SPEAKER_BLOCK * self._speaker_rate)
+        stream, channels = self._start(
+            pyaudio, block, self._speaker_rate, self._speak, output=True, output_device_index=index
+        )
+        self._speaker_width = 2 * channels
+        self._latency = stream.get_output_latency()
+        stream.start_stream()
+
+    def _start(
+        self, pyaudio: Any, block: int, rate: int, callback: Any, **way: Any
+    ) -> tuple[Any, int]:
+        """A stream, not started, and its channels: one, or two on a card that has no mono."""
+        common = {"rate": rate, "format": pyaudio.paInt16, "frames_per_buffer": block}
+        common |= {"stream_callback": callback, "start": False}
+        for channels in (1, 2):
+            try:
+                stream = self._pa.open(channels=channels, **common, **way)
+            except (OSError, ValueError):
+                if channels == 2:
+                    raise
+            else:
+                self._streams.append(stream)
+                return stream, channels
+        raise AssertionError("unreachable")
+
+    def _find(self, way: str, part: str) -> tuple[int, int]:
+        """(index, own rate) of the card for "input" or "output" whose name has `part` in it."""
+        key = "maxInputChannels" if way == "input" else "maxOutputChannels"
+        every = [self._pa.get_device_info_by_index(i) for i in range(self._pa.get_device_count())]
+        cards = [card for card in every if card[key] > 0]
+        names = ", ".join(f"'{card['name']}'" for card in cards)
+        if not cards:
+            raise SoundLost(f"There is no sound card for {way}: plug one in.")
+        if part:
+            cards = [card for card in cards if part.lower() in str(card["name"]).lower()]
+        else:
+            cards = [getattr(self._pa, f"get_default_{way}_device_info")()]
+        if not cards:
+            raise SoundLost(
+                f"audio.{way} = '{part}' fits no sound card: there is {names}; "
+                "name a part of one, or leave it empty for the default card."
+            )
+        return int(cards[0]["index"]), int(cards[0]["defaultSampleRate"])
+
+    def _hear(self, raw: bytes, frames: int, when: Any, status: int) -> tuple[None, int]:
+        with self._lock:
+            self._ring.append(raw)
+            if self._clip_on:
+                self._fresh.append(raw)
+        self._mic_at = time.monotonic()
+        return None, 0  # paContinue
+
+    def _speak(self, raw: None, frames: int, when: Any, status: int) -> tuple[bytes, int]:
+        wanted = frames * self._speaker_width
+        now = time.monotonic()
+        with self._lock:
+            sound = bytes(self._queue[:wanted])
+            del self._queue[:wanted]
+            if sound:
+                self._leaving.append((now + self._latency, len(sound) // self._speaker_width))
+        self._speaker_at = now
+        return sound.ljust(wanted, b"\0"), 0  # paContinue
+
+    def _enqueue(self, pcm: np.ndarray) -> None:
+        self._queue += np.repeat(pcm, self._speaker_width // 2).tobytes()
+
+    def _settle(self) -> None:
+        """Count the blocks that have left the speaker by now. Called with the lock held."""
+        ahead = len(self._queue) / self._speaker_width / self._speaker_rate
+        if self._to_card_rate is not None and ahead < 2 * SPEAKER_BLOCK:
+            # soxr keeps the last 14 ms until it is told that the end has come.
+            self._enqueue(self._to_card_rate.resample_chunk(np.zeros(0, np.int16), last=True))
+            self._to_card_rate = None
+        now = time.monotonic()
+        while self._leaving and self._leaving[0][0] <= now:
+            self._played += self._leaving.popleft()[1]
+
+
+def _resampler(source: int, target: int) -> Any:
+    """A streaming resampler, or None where there is nothing to do."""
+    import soxr
+
+    if source == target:
+        return None
+    return soxr.ResampleStream(source, target, 1, dtype="int16")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """File descriptor 2 into /dev/null: ALSA and JACK write dozens of lines while they probe."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

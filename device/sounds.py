@@ -1,0 +1,92 @@
+"""The recorded messages, checked byte for byte: what the device can say when no model runs.
+
+It does not know when a message is due, nor how it was recorded (scripts/make-sounds).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+
+from device.turn import VOICE_RATE
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# name: when it is played. `listening` is a cue of two notes, the others are spoken.
+NAMES: dict[str, str] = {
+    "starting": "the button is pressed while the voice is loading",
+    "again": "nothing was understood, or too little of it",
+    "cant_answer": "the button is pressed while the voice is lost",
+    "calling": "the call button was pressed",
+    "crisis": "a safety rule fired",
+    "error": "the device found a fault in itself",
+    "listening": "the microphone is live",
+}
+SPOKEN = tuple(name for name in NAMES if name != "listening")
+SUMS = "SHA256SUMS"
+AGAIN = "run scripts/make-sounds, or restore the file from the release."
+
+
+class SoundsError(ValueError):
+    """A recorded message is missing or altered. The message names the file and the way out."""
+
+
+def load(folder: Path | str) -> dict[str, np.ndarray]:
+    """Every message of NAMES as int16 mono samples at 24 kHz, shape (samples,).
+
+    Raises SoundsError naming the first file that is missing, altered or of another format.
+    """
+    folder = Path(folder)
+    sums = _sums(folder / SUMS)
+    return {name: _read(folder / f"{name}.wav", sums) for name in NAMES}
+
+
+def texts(folder: Path | str) -> dict[str, str]:
+    """The words of every spoken message, from messages.toml. Raises SoundsError."""
+    file = Path(folder) / "messages.toml"
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SoundsError(f"{file}: {error}: restore it from the release.") from None
+    wrong = set(table) ^ set(SPOKEN)
+    if wrong:
+        raise SoundsError(f"{file}: {sorted(wrong)[0]} is unknown or missing; it needs {SPOKEN}.")
+    return {name: str(table[name]) for name in SPOKEN}
+
+
+def _sums(file: Path) -> dict[str, str]:
+    """{file name: sha256} from a file in the format of sha256sum."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SoundsError(f"{file}: {error}: {AGAIN}") from None
+    pairs = (line.split(maxsplit=1) for line in lines if line.strip())
+    return {pair[1].lstrip("*"): pair[0] for pair in pairs if len(pair) == 2}
+
+
+def _read(file: Path, sums: dict[str, str]) -> np.ndarray:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise SoundsError(f"{file}: {error.strerror}: {AGAIN}") from None
+    if file.name not in sums:
+        raise SoundsError(f"{file} is not listed in {SUMS}: {AGAIN}")
+    if hashlib.sha256(data).hexdigest() != sums[file.name]:
+        raise SoundsError(f"{file} is altered (its sha256 is not the one in {SUMS}): {AGAIN}")
+    try:
+        with wave.open(io.BytesIO(data)) as sound:
+            form = (sound.getnchannels(), sound.getsampwidth(), sound.getframerate())
+            samples = sound.readframes(sound.getnframes())
+    except (wave.Error, EOFError) as error:
+        raise SoundsError(f"{file} is not a WAV file ({error}): {AGAIN}") from None
+    if form != (1, 2, VOICE_RATE):
+        raise SoundsError(f"{file}: (channels, bytes, rate) is {form}, not (1, 2, 24000): {AGAIN}")
+    return np.frombuffer(samples, dtype="<i2").astype(np.int16)
