@@ -1,0 +1,140 @@
+"""Which ears, pen and throat the settings ask for, loaded with a status that a technician understands."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from device import models, sounds
+from device.config import FIRMWARE, Settings
+from device.logs import log
+from device.planner import messages
+from device.voice.server import Ears, Pen, Throat
+
+
+class Writer:
+    """The pen: a chat model where one is set, and the reviewed bank always."""
+
+    def __init__(self, settings: Settings, folder: Path, device: str, status: Callable[[str], None]) -> None:
+        from device.voice import words
+
+        status("loading the reply bank")
+        self._bank = words.Bank(FIRMWARE / "replies.toml", models.path("minilm", folder), threads=settings.voice.threads)
+        self._persona = words.load_persona(FIRMWARE / "persona.toml")
+        self._settings = settings.words
+        self._chat = None
+        if settings.words.model != "bank":
+            status(f"loading the chat model {settings.words.model}")
+            self._chat = words.Chat(settings.words.model, device=device, persona=self._persona, status=status)
+        self.name = settings.words.model
+
+    def plan(self, request: dict[str, Any], bank: bool) -> Iterator[str]:
+        """Text pieces of the reply. A chat model that is late gives way to the bank before it has spoken."""
+        before = [tuple(pair) for pair in request["before"]]
+        if self._chat is not None and not bank:
+            yield from self._chat_or_bank(request, before)
+        else:
+            yield self._from_bank(request["heard"], before, request["avoid"])
+
+    def _from_bank(self, heard: str, before: list[tuple[str, str]], avoid: list[str]) -> str:
+        """`avoid` holds what was said; a barge-in may have cut it, so its beginning is enough."""
+        said = [reply.says for start in avoid if start for reply in self._bank.replies if reply.says.startswith(start)]
+        return self._bank.reply(heard, [patient for patient, _ in before], said)
+
+    def _chat_or_bank(self, request: dict[str, Any], before: list[tuple[str, str]]) -> Iterator[str]:
+        assert self._chat is not None
+        began, first = time.monotonic(), ""
+        stream = self._chat.stream(messages(self._persona.system, before, request["heard"], request["affect"]), self._settings.max_words)
+        for piece in stream:
+            # The first clause decides: once it is out, the chat model has the turn.
+            first += piece
+            if len(first.split()) >= 6 or first.rstrip().endswith((".", "!", "?")):
+                yield first
+                yield from stream
+                return
+            if time.monotonic() - began > self._settings.late_seconds:
+                log("chat_late", seconds=time.monotonic() - began)
+                stream.close()
+                yield self._from_bank(request["heard"], before, request["avoid"])
+                return
+        yield first if first.strip() else self._from_bank(request["heard"], before, request["avoid"])
+
+
+def hush_libraries() -> None:
+    """Their notices are for developers: a technician reads STATUS. Errors still come through."""
+    import logging
+
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")  # CUDA kernels, which can't load here
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+    from transformers.utils import logging as chatter
+
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
+
+
+def choose_device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load(settings: Settings, status: Callable[[str], None]) -> tuple[Ears, Pen, Throat, dict[str, Any]]:
+    """Load and warm up everything. Raises models.ModelMissing and the like with one clear sentence."""
+    import numpy as np
+
+    from device.voice.listen import Listener
+
+    hush_libraries()
+    folder = Path(settings.models.folder).expanduser()
+    device = choose_device(settings.voice.device)
+    status("loading speech recognition")
+    ears = Listener(
+        settings.listen.model,
+        folder,
+        device=device,
+        threads=settings.voice.threads,
+        min_speech=settings.listen.min_speech_seconds,
+        status=status,
+    )
+    pen = Writer(settings, folder, device, status)
+    throat, stand_in = load_throat(settings, device, status)
+    status("warming up")
+    ears.transcribe(np.zeros(16_000, np.int16))
+    for _ in throat.frames("Hello."):
+        pass
+    about = {"models": {"listen": settings.listen.model, "words": settings.words.model, "voice": throat.name}, "stand_in": stand_in}
+    return ears, pen, throat, about
+
+
+def reference() -> tuple[str, Any]:
+    """The voice that CSM keeps: a recorded message and its words, so that the device sounds like one being."""
+    name = "cant_answer"
+    recorded = sounds.load(FIRMWARE / "sounds")[name]
+    return sounds.texts(FIRMWARE / "sounds")[name], recorded.astype("float32") / 32768
+
+
+def load_throat(settings: Settings, device: str, status: Callable[[str], None]) -> tuple[Throat, str]:
+    """(voice, reason why the plain one stands in for CSM or nothing)."""
+    from device.voice.plain import PlainVoice, VoiceFault
+
+    if settings.voice.engine == "plain":
+        status("loading the plain voice")
+        return PlainVoice(threads=settings.voice.threads), ""
+    from device.voice.csm import CsmVoice
+
+    status(f"loading CSM from {settings.voice.csm_model or 'nowhere: voice.csm_model is empty'}")
+    try:
+        voice = settings.voice
+        return CsmVoice(voice.csm_model, device, voice.compile, voice.threads, reference=reference()), ""
+    except VoiceFault as error:
+        log("csm_fault", reason=error)
+        return PlainVoice(threads=settings.voice.threads), str(error)

@@ -1,0 +1,180 @@
+"""The plain voice: the small neural voice that is packaged with the device and always works.
+
+It does not know the conversation, the loudspeaker, or why a sentence is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import unicodedata
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from device.turn import FRAME
+
+# hibari-tts 0.2.1, Apache-2.0, distilled from Kokoro's af_heart. The package is by one person,
+# so the files it speaks with are pinned here and not only by version.
+ASSETS = {
+    "hibari.onnx": "5f70741d4e900f4e85d0037498736cc1b3e1b9a63a13546a5da1e63abf4fccd8",
+    "oov.onnx": "d3cfd8122c5f172a98c8de38268bf1213ee09f2c2ae4df6e055fc6532590fe76",
+}
+GAIN = 1.6  # hibari peaks at 0.2 to 0.45 of full scale; this leaves 3 dB of headroom
+CLAUSE = 160  # phonemes: a longer sentence is cut at its commas, so that sound comes early
+LONGEST = 400  # phonemes that hibari was made for at once
+
+
+class VoiceFault(RuntimeError):
+    """The voice can't speak. The message names what is wrong and the way out."""
+
+
+# What hibari 0.2.1 reads wrong, found by listening to its phonemes: "911" as nine hundred eleven,
+# "120/80" without the "over", "e.g." as letters, "1-800-273-8255" as eight thousand.
+_EMERGENCY = re.compile(r"(?<![\d.,:/$£€-])(000|111|112|911|988|99[59])(?![\d%/:°]|[.,-]\d)")
+_PHONE = re.compile(r"(?<![\d.,$£€])\+?\d{1,4}(?:[ -]\d{2,4}){2,5}(?!\d)")
+_COUNTED = re.compile(r"\s+(?:mg|ml|mL|kg|g|km|m|cm|%|percent|steps|people|minutes|hours|days)\b")
+_PRESSURE = re.compile(r"\b(\d{2,3})/(\d{2,3})\b")
+_WORDS = [
+    (re.compile(r"\be\.\s?g\.,?", re.I), "for example"),
+    (re.compile(r"\bi\.\s?e\.,?", re.I), "that is"),
+    (re.compile(r"\betc\.", re.I), "and so on"),
+    (re.compile(r"(?<=[A-Za-z])/(?=[A-Za-z])"), " or "),
+]
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+_MARKUP = [
+    (re.compile(r"```.*?(?:```|\Z)", re.S), " "),  # code is never said
+    (re.compile(r"!?\[([^\]]*)\]\([^)]*\)"), r"\1"),  # a link is said by its label
+    (re.compile(r"https?://\S+|www\.\S+"), " "),
+    (re.compile(r"</?[A-Za-z][^<>]{0,80}>"), " "),
+    (re.compile(r"^[ \t]*(?:#{1,6}|[-*+•>]|\d{1,2}[.)])[ \t]+", re.M), ""),
+    (re.compile(r"[*_`~#|\\{}\[\]<>^]+"), " "),
+]
+
+
+def _one_by_one(match: re.Match[str]) -> str:
+    return " ".join(_DIGITS[int(c)] for c in match.group() if c.isdigit())
+
+
+def _phone(match: re.Match[str]) -> str:
+    # "count 10 20 30" is not a number to dial; the shortest local ones have seven digits.
+    return _one_by_one(match) if sum(c.isdigit() for c in match.group()) >= 7 else match.group()
+
+
+def _emergency(match: re.Match[str]) -> str:
+    # "112 mg" is an amount, "call 112" a number to dial.
+    if _COUNTED.match(match.string, match.end()):
+        return match.group()
+    return _one_by_one(match)
+
+
+def clean(text: str) -> str:
+    """`text` as it should be read aloud: markup and emoji gone, numbers to dial digit by digit."""
+    text = unicodedata.normalize("NFC", text)
+    for pattern, instead in _MARKUP:
+        text = pattern.sub(instead, text)
+    text = "".join(c if _is_said(c) else " " for c in text)
+    text = _PHONE.sub(_phone, text)
+    text = _EMERGENCY.sub(_emergency, text)
+    text = _PRESSURE.sub(r"\1 over \2", text)
+    for pattern, instead in _WORDS:
+        text = pattern.sub(instead, text)
+    lines = (re.sub(r"[ \t]+", " ", line).strip() for line in text.splitlines())
+    text = "\n".join(line for line in lines if any(c.isalnum() for c in line))
+    return re.sub(r" (?=[,.;:!?])", "", text)
+
+
+def _is_said(character: str) -> bool:
+    if character in "\n\t°":
+        return True
+    if "\ufe00" <= character <= "\ufe0f":  # variation selectors, left over from emoji
+        return False
+    return unicodedata.category(character) not in {"So", "Sk", "Cs", "Co", "Cn", "Cf", "Cc", "Me"}
+
+
+def _pieces(phonemes: str) -> list[str]:
+    """`phonemes` cut at clause ends beyond CLAUSE, and at a space beyond LONGEST."""
+    if len(phonemes) <= CLAUSE:
+        return [phonemes]
+    out = [""]
+    for clause in re.split(r"(?<=[,;:—])\s+", phonemes):
+        if out[-1] and len(out[-1]) + len(clause) >= CLAUSE:
+            out.append("")
+        out[-1] = f"{out[-1]} {clause}".strip()
+        while len(out[-1]) > LONGEST:
+            cut = out[-1].rfind(" ", 1, LONGEST)
+            cut = cut if cut > 0 else LONGEST
+            out[-1:] = [out[-1][:cut], out[-1][cut:].strip()]
+    return [piece for piece in out if piece]
+
+
+class PlainVoice:
+    """One female American voice at 24 kHz, about 50 times faster than real time on one core."""
+
+    name = "plain"
+    precision = "int8"
+
+    def __init__(self, threads: int = 1) -> None:
+        """Load the packaged model on `threads` CPU threads. Raises VoiceFault unless whole."""
+        spec = importlib.util.find_spec("hibari")
+        if spec is None or spec.origin is None:
+            raise VoiceFault("The package hibari-tts is not installed: run scripts/setup again.")
+        folder = Path(spec.origin).parent / "assets"
+        check_assets(folder)
+        from hibari import Hibari
+
+        self._hibari: Any = Hibari(model=str(folder / "hibari.onnx"), threads=threads)
+
+    def warm_up(self) -> None:
+        """Say something unheard once: the first call loads 5 MB of dictionaries (0.3 s)."""
+        for _ in self.frames("Hello, this is a test of an unheardofword."):
+            pass
+
+    def hear(self, text: str, pcm: np.ndarray) -> None:
+        """The plain voice has no ear: what the patient said does not change how it speaks."""
+
+    def said(self, text: str, frames_played: int) -> None:
+        """The plain voice keeps no history."""
+
+    def frames(self, text: str) -> Generator[np.ndarray, None, None]:
+        """int16 mono frames of (1920,) samples at 24 kHz; the last one is padded with zeros.
+
+        Each sentence is made when its first frame is asked for, so closing stops the work.
+        """
+        rest = np.zeros(0, np.int16)
+        rng = np.random.default_rng(0)  # the breath in the voice: the same text sounds the same
+        for sentence in self._hibari.split_sentences(clean(text)):
+            for phonemes in self._hibari.phonemize(sentence):
+                for piece in _pieces(phonemes):
+                    ids = self._hibari.ids(piece)
+                    sound = to_int16(self._hibari.from_ids(ids, rng=rng) * GAIN)
+                    rest = np.concatenate([rest, sound])
+                    whole = len(rest) // FRAME * FRAME
+                    yield from rest[:whole].reshape(-1, FRAME)
+                    rest = rest[whole:]
+        if len(rest):
+            yield np.pad(rest, (0, FRAME - len(rest)))
+
+
+def to_int16(sound: np.ndarray) -> np.ndarray:
+    """Float samples in [-1, 1] as int16, clipped."""
+    return np.round(np.clip(sound, -1.0, 1.0) * 32767).astype(np.int16)
+
+
+def check_assets(folder: Path) -> None:
+    """Raise VoiceFault unless every file of the plain voice is byte for byte the pinned one."""
+    for name, wanted in ASSETS.items():
+        try:
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError as error:
+            why = f"{folder / name}: {error.strerror}: run scripts/setup again."
+            raise VoiceFault(why) from None
+        if found != wanted:
+            raise VoiceFault(
+                f"{folder / name} has sha256 {found[:12]}…, not {wanted[:12]}…: "
+                "install hibari-tts==0.2.1 again."
+            )

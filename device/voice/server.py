@@ -1,0 +1,250 @@
+"""The voice process: load the models, say READY, and answer one companion, one piece of work at a time.
+
+It touches no hardware and decides nothing about safety. A reader thread receives; the main thread
+works. `stop` takes effect between two frames, because the reader marks the turn as stopped at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import queue
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from device.beat import notify
+from device.logs import log
+from device.planner import clauses
+from device.turn import Heard
+from device.voice.link import Message, Pcm, VoiceLost, Wire
+
+
+class Ears(Protocol):
+    """Streaming speech recognition: int16 mono at 16 kHz in, one Heard out."""
+
+    def start(self) -> None: ...
+    def feed(self, pcm: Pcm) -> None: ...
+    def finish(self) -> Heard: ...
+
+
+class Pen(Protocol):
+    """Writes the words of a reply. `plan` yields text pieces; `bank` asks for the reviewed replies only."""
+
+    name: str
+
+    def plan(self, request: dict[str, Any], bank: bool) -> Iterator[str]: ...
+
+
+class Throat(Protocol):
+    """Speaks: 80 ms frames, int16 mono at 24 kHz."""
+
+    name: str
+    precision: str
+
+    def hear(self, text: str, pcm: Pcm) -> None: ...
+    def frames(self, text: str) -> Generator[Pcm, None, None]: ...
+    def said(self, text: str, frames: int) -> None: ...
+
+
+class Server:
+    """Serves one companion on a Unix socket; a second one is told that the voice is taken."""
+
+    def __init__(self, path: str, load: Callable[[Callable[[str], None]], tuple[Ears, Pen, Throat, dict[str, Any]]]) -> None:
+        self._path = path
+        self._load = load
+        self._work: queue.Queue[tuple[Wire, Message | None]] = queue.Queue()
+        self._wire: Wire | None = None  # the companion that is being served
+        self._lock = threading.Lock()
+        self._status = "starting"
+        self._ready: dict[str, Any] | None = None
+        self._clip: list[Pcm] = []
+
+    def run(self) -> None:
+        """Bind, load, serve until killed. Raises OSError when the path can't be bound."""
+        listener = bind(self._path)
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        began = time.monotonic()
+        self.ears, self.pen, self.throat, about = self._load(self._say_status)
+        self._ready = {"engine": self.throat.name, "precision": self.throat.precision, "words": self.pen.name, **about}
+        log("voice_ready", seconds=time.monotonic() - began, engine=self.throat.name, words=self.pen.name)
+        notify("READY=1", "STATUS=ready")
+        self._tell(Message("ready", 0, self._ready))
+        self._serve()
+
+    def _say_status(self, text: str) -> None:
+        self._status = text
+        log("voice_status", text=text)
+        notify(f"STATUS={text}", "EXTEND_TIMEOUT_USEC=60000000")
+        self._tell(Message("status", 0, {"text": text}))
+
+    def _tell(self, message: Message) -> None:
+        """To the companion that is here now, if any; its reader notices when it has gone."""
+        with self._lock:
+            wire = self._wire
+        if wire is not None:
+            _send(wire, message)
+
+    # The reader's side -------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            connection, _ = listener.accept()
+            wire = Wire(connection)
+            with self._lock:
+                taken = self._wire is not None
+                if not taken:
+                    self._wire = wire
+                    first = Message("ready", 0, self._ready) if self._ready else Message("status", 0, {"text": self._status})
+            if taken:
+                _send(wire, Message("busy", 0, {"text": "another companion is using this voice"}))
+                wire.close()
+                continue
+            _send(wire, first)
+            threading.Thread(target=self._read, args=(wire,), daemon=True).start()
+
+    def _read(self, wire: Wire) -> None:
+        try:
+            while (message := wire.receive()) is not None:
+                if message.kind == "stop":
+                    wire.stopped = max(wire.stopped, message.turn)
+                self._work.put((wire, message))
+        except VoiceLost as error:
+            log("voice_link", reason=error)
+        wire.stopped = math.inf  # nobody is left to hear the rest
+        with self._lock:
+            self._wire = None
+        self._work.put((wire, None))
+        wire.close()
+        log("companion_gone")
+
+    # The worker's side -------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        plan: Plan | None = None
+        while True:
+            try:
+                wire, message = self._work.get(block=plan is None)
+            except queue.Empty:
+                assert plan is not None
+                plan = plan if self._plan_on(plan) else None
+                continue
+            if message is None or wire is not self._wire:
+                plan = None
+                continue
+            try:
+                if message.kind == "plan":
+                    plan = Plan(wire, message, self._pieces(message))
+                elif message.kind == "stop":
+                    plan = None
+                else:
+                    self._do(wire, message)
+            except Exception as error:  # one turn fails, the process lives: the companion is told
+                _failed(wire, message, error)
+
+    def _do(self, wire: Wire, message: Message) -> None:
+        if message.kind == "press":
+            self._clip = []
+            self.ears.start()
+        elif message.kind == "said":
+            for text, frames in message.fields["spoken"]:
+                self.throat.said(text, frames)
+        elif message.turn <= wire.stopped:
+            return
+        elif message.kind == "block":
+            self._clip.append(message.pcm)
+            self.ears.feed(message.pcm)
+        elif message.kind == "release":
+            heard = self.ears.finish()
+            _send(wire, Message("heard", message.turn, asdict(heard)))
+        elif message.kind == "speak":
+            self._speak(wire, message)
+
+    def _pieces(self, message: Message) -> Iterator[str]:
+        """The reply's clauses. The patient's segment enters the voice's history first."""
+        if self._clip and message.fields.get("heard"):
+            import numpy as np
+
+            self.throat.hear(message.fields["heard"], np.concatenate(self._clip))
+            self._clip = []
+        yield from clauses(self.pen.plan(message.fields, bool(message.fields.get("bank"))))
+
+    def _plan_on(self, plan: Plan) -> bool:
+        """One more clause of the plan; False when it is done, stopped or failed."""
+        turn, number = plan.message.turn, plan.message.fields.get("number", 0)
+        if turn <= plan.wire.stopped:
+            return False
+        try:
+            clause = next(plan.pieces, None)
+        except Exception as error:
+            _failed(plan.wire, plan.message, error)
+            return False
+        if clause is None:
+            _send(plan.wire, Message("planned", turn, {"number": number}))
+            return False
+        _send(plan.wire, Message("clause", turn, {"number": number, "text": clause}))
+        return True
+
+    def _speak(self, wire: Wire, message: Message) -> None:
+        frames = self.throat.frames(message.fields["text"])
+        for pcm in frames:
+            if message.turn <= wire.stopped:
+                frames.close()
+                return
+            _send(wire, Message("audio", message.turn, {}, pcm))
+        _send(wire, Message("spoken", message.turn))
+
+
+@dataclass
+class Plan:
+    """A reply that is being written, a clause at a time, whenever no other work waits."""
+
+    wire: Wire
+    message: Message
+    pieces: Iterator[str]
+
+
+def _send(wire: Wire, message: Message) -> None:
+    """A companion that has gone is its reader's business, not the worker's."""
+    with contextlib.suppress(VoiceLost):
+        wire.send(message)
+
+
+def _failed(wire: Wire, message: Message, error: Exception) -> None:
+    # The error's own words may quote the patient: only its type and place are logged.
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    at = f"{Path(frame.filename).name}:{frame.lineno}"
+    log("voice_failed", level=logging.WARNING, work=message.kind, error=type(error).__name__, at=at)
+    _send(wire, Message("failed", message.turn, {"work": message.kind, "error": type(error).__name__}))
+
+
+def bind(path: str) -> socket.socket:
+    """A listening socket at `path`, mode 0600. A dead process's socket is replaced, a live one is not."""
+    file = Path(path)
+    if file.is_socket():
+        probe = socket.socket(socket.AF_UNIX)
+        try:
+            probe.connect(path)
+        except OSError:
+            file.unlink()
+        else:
+            raise OSError(f"{path}: another voice process is serving here; stop it first")
+        finally:
+            probe.close()
+    if not file.parent.is_dir():
+        raise OSError(f"{file.parent}: no such folder; create it, or set voice.socket")
+    listener = socket.socket(socket.AF_UNIX)
+    old = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(old)
+    listener.listen(4)
+    return listener
