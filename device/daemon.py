@@ -1,0 +1,298 @@
+"""The companion: an event loop that turns presses into answered turns, and the turn as one coroutine.
+
+It owns the button, the light, the sound, the headset, the safety rules and the memory. It imports no
+torch, and nothing here blocks the loop for longer than a frame of sound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+
+from device.affect import estimate
+from device.audio import SoundLost
+from device.beat import notify, watchdog_seconds
+from device.caregiver import Caregiver
+from device.config import Settings
+from device.exchange import Exchange
+from device.logs import log
+from device.memory import Memory, MemoryFault
+from device.states import TIMEOUTS, TRANSITIONS, Event, State, light, step
+from device.turn import Affect, Alert, Turn
+from device.voice.link import Message, Voice, VoiceLost
+
+# A press that can't open a turn is answered by a recorded sentence.
+SENTENCES: dict[State, str] = {State.STARTING: "starting", State.FAULT: "cant_answer"}
+
+
+class Companion:
+    """Runs until cancelled. `watch` is told of every state and finished turn (the demo's time line)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        panel: Any,
+        audio: Any,
+        headset: Any,
+        memory: Memory,
+        sounds: dict[str, Any],
+        watch: Callable[[str, Any], None] = lambda kind, value: None,
+    ) -> None:
+        self.settings, self.panel, self.audio, self.headset = settings, panel, audio, headset
+        self.memory, self.sounds, self.watch = memory, sounds, watch
+        self.caregiver = Caregiver(settings.safety.call_log)
+        self.state = State.STARTING
+        self.since = time.monotonic()
+        self.history: list[tuple[float, str]] = []  # (monotonic seconds, state) since the last press
+        self.voice: Voice | None = None
+        self.about: dict[str, Any] | None = None  # what the voice said of itself when READY
+        self.turns: list[Turn] = []  # of this session, oldest first
+        self.said: list[str] = []  # every reply of this session, whole, so that none is said twice
+        self._exchange: Exchange | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._over = anyio.Event()  # set when no turn runs and the last one is stored
+        self._over.set()
+        self._number = 0
+        self._alarmed = 0.0
+        self._alert: Alert | None = None
+
+    def post(self, event: Event) -> None:
+        """Tell the loop of an event, from any thread. (anyio.from_thread would wait for the loop.)"""
+        self._loop.call_soon_threadsafe(self._events_in.send_nowait, event)
+
+    async def run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events_in, self._events = anyio.create_memory_object_stream[Event](1000)
+        self._show()
+        # A real card takes seconds to give its first sample; the light must not wait for it.
+        await anyio.to_thread.run_sync(self._open_sound)
+        self.headset.start()
+        notify("READY=1", "STATUS=waiting for the voice")
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(self._keep_voice)
+                self._tasks.start_soon(self._supervise)
+                async for event in self._events:
+                    await self._take(event)
+        finally:
+            notify("STOPPING=1")
+            self.headset.close()
+            self.audio.close()
+
+    # Events and states -------------------------------------------------------------------------
+
+    async def _take(self, event: Event) -> None:
+        before = self.state
+        if (before, event) not in TRANSITIONS or self._too_early(event):
+            log("ignored", state=before.value, event=event.value)
+            if event is Event.PRESS and before in SENTENCES and self.audio.pending == 0:
+                self._play(SENTENCES[before])
+            return
+        after = step(before, event)
+        if event is Event.PRESS:
+            self.history = []
+        self._enter(after, event)
+        if after is State.THINKING:
+            self.audio.listen(False)
+        elif after is State.LISTENING:
+            await self._end_turn()
+            self._begin_turn()
+        elif after is State.ALERTING:
+            self._raise_alarm(before, event)
+        elif event in (Event.TAP, Event.LOST, Event.TIMEOUT):
+            await self._end_turn()
+            if after is State.FAULT and before in (State.LISTENING, State.THINKING, State.SPEAKING):
+                self._play("cant_answer")
+        elif event is Event.ACKNOWLEDGE:
+            self.audio.stop()
+            self._alert = None
+            self._tasks.start_soon(anyio.to_thread.run_sync, self.caregiver.acknowledged)
+
+    def _too_early(self, event: Event) -> bool:
+        """The hold that began the alert must not end it: a patient in need holds the call button long."""
+        hold = self.settings.panel.acknowledge_seconds + 0.5
+        return event is Event.ACKNOWLEDGE and time.monotonic() - self._alarmed < hold
+
+    def _enter(self, state: State, event: Event) -> None:
+        now = time.monotonic()
+        if state is not self.state:
+            log("state", was=self.state.value, now=state.value, event=event.value, seconds=now - self.since)
+        self.state, self.since = state, now
+        self.history.append((now, state.value))
+        self._show()
+        notify(f"STATUS={state.value}")
+        self.watch("state", (now, state))
+
+    def _show(self) -> None:
+        stand_in = bool(self.about and self.about.get("stand_in"))
+        self.panel.show(light(self.state, stand_in))
+
+    def _play(self, name: str) -> None:
+        self.audio.begin()
+        self.audio.play(self.sounds[name])
+
+    def _raise_alarm(self, before: State, event: Event) -> None:
+        """Sound first, then the call: nothing here waits for a model, a disk or a network."""
+        if before is State.ALERTING and event is not Event.TIMEOUT:
+            return  # a person is being called already
+        if event is not Event.TIMEOUT:
+            self._alarmed = time.monotonic()
+            if self._alert is None:
+                self._alert = Alert("call_someone", "call button", "calling")
+        assert self._alert is not None
+        self._silence_turn()
+        self.audio.stop()
+        self._play(self._alert.message)
+        self._tasks.start_soon(anyio.to_thread.run_sync, self.caregiver.call, self._alert.kind, self._alert.rule)
+        self.watch("call", self._alert)
+
+    # The turn ----------------------------------------------------------------------------------
+
+    def _begin_turn(self) -> None:
+        self._number += 1
+        self._over = anyio.Event()
+        self._tasks.start_soon(self._turn, self._number, self._over)
+
+    def _silence_turn(self) -> None:
+        """Cancel the turn that runs, if any, and silence it now; storing goes on behind."""
+        if self._scope is not None and self._exchange is not None:
+            self._exchange.cut_short()
+            self.audio.stop()
+            self.audio.listen(False)
+            self._scope.cancel()
+
+    async def _end_turn(self) -> None:
+        """Silence the turn that runs, and wait until what was heard of it is stored."""
+        self._silence_turn()
+        await self._over.wait()
+
+    async def _turn(self, number: int, over: anyio.Event) -> None:
+        """One turn, from the press to the last sample. Barge-in, alert and fault cancel it."""
+        try:
+            if self.voice is None:
+                self.post(Event.LOST)
+                return
+            voice, exchange, outcome = self.voice, Exchange(self, self.voice, number), None
+            self._exchange = exchange
+            with anyio.CancelScope() as scope:
+                self._scope = scope
+                try:
+                    outcome = await exchange.run()
+                except VoiceLost as error:
+                    log("voice_lost", reason=error)
+                    outcome = Event.LOST
+                    exchange.cut_short()
+            self._scope = self._exchange = None
+            with anyio.CancelScope(shield=True):
+                if scope.cancelled_caught:
+                    outcome = None
+                    await self._tell(voice, "stop", number)
+                await self._tell(voice, "said", number, spoken=exchange.spoken())
+                await self._store(exchange)
+            if outcome is not None:
+                self.post(outcome)
+        finally:
+            over.set()
+
+    async def _tell(self, voice: Voice, kind: str, number: int, **fields: Any) -> None:
+        with contextlib.suppress(VoiceLost):  # then there is nobody left to tell
+            await voice.send(kind, number, **fields)
+
+    async def _store(self, exchange: Exchange) -> None:
+        """Durable before the next turn begins. A full disk must not silence the device."""
+        turn = exchange.turn()
+        if turn is None:
+            return
+        self.turns.append(turn)
+        try:
+            await anyio.to_thread.run_sync(self.memory.add, turn)
+        except MemoryFault as error:
+            log("memory_fault", reason=error)
+        log("turn", number=len(self.turns), engine=turn.engine, latency=turn.latency)
+        self.watch("turn", turn)
+
+    def alarm(self, alert: Alert) -> None:
+        """A rule fired on what was heard."""
+        self._alert = alert
+        self.post(Event.ALERT)
+
+    def affect(self) -> Affect:
+        """What the headset supports saying right now; it abstains with the reason otherwise."""
+        window, rate, names = self.headset.window(4.0)
+        if window is None:
+            return Affect(reason=self.headset.reason)
+        return estimate(window, rate, None, names)
+
+    # Edges that come and go --------------------------------------------------------------------
+
+    def _open_sound(self) -> None:
+        try:
+            self.audio.open()
+        except SoundLost as error:
+            log("sound_lost", reason=error)
+
+    async def _keep_voice(self) -> None:
+        """Connect, read, and connect again for ever; the state table says what the light shows meanwhile."""
+        said = ""
+        while True:
+            try:
+                voice = await Voice.connect(self.settings.voice.socket)
+                async for message in voice.messages():
+                    if message.kind == "busy":
+                        raise VoiceLost(message.fields["text"])
+                    said = ""
+                    self._hear_voice(voice, message)
+            except VoiceLost as error:
+                if self.voice is not None or str(error) != said:
+                    log("voice_lost", reason=error)
+                    said = str(error)
+                if self.about is not None:
+                    self.post(Event.LOST)
+                self.voice, self.about = None, None
+                if self._exchange is not None:
+                    self._exchange.lost()
+            await anyio.sleep(0.5)
+
+    def _hear_voice(self, voice: Voice, message: Message) -> None:
+        if message.kind == "ready":
+            self.voice, self.about = voice, message.fields
+            if message.fields.get("stand_in"):
+                log("stand_in", voice=message.fields["engine"], reason=message.fields["stand_in"])
+        elif message.kind == "status":
+            self.watch("status", message.fields["text"])
+            notify(f"STATUS={message.fields['text']}")
+        elif self._exchange is not None:
+            self._exchange.deliver(message)
+
+    async def _supervise(self) -> None:
+        """Time-outs, the sound card, the watchdog: four looks a second."""
+        beat = watchdog_seconds() / 3
+        beaten, opened = 0.0, time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now - self.since > TIMEOUTS.get(self.state, float("inf")):
+                await self._events_in.send(Event.TIMEOUT)
+                self.since = now
+            sound = self.audio.alive()
+            if not sound and self.state not in (State.FAULT, State.STARTING, State.ALERTING):
+                await self._events_in.send(Event.LOST)
+            if not sound and now - opened > 2.0:
+                opened = now
+                await anyio.to_thread.run_sync(self._reopen_sound)
+            if self.state in (State.STARTING, State.FAULT) and self.about is not None and sound and self.audio.pending == 0:
+                await self._events_in.send(Event.VOICE_READY)
+            if beat and now - beaten >= beat:
+                beaten = now
+                notify("WATCHDOG=1")
+            await anyio.sleep(0.25)
+
+    def _reopen_sound(self) -> None:
+        try:
+            self.audio.reopen()
+        except SoundLost as error:
+            log("sound_lost", reason=error)

@@ -1,0 +1,198 @@
+"""One exchange with the voice process: blocks out, words back, clauses checked, frames into the speaker.
+
+It lives as long as its turn. What was really said and heard of it is asked with `turn()`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+from device import safety
+from device.planner import REMEMBERED, affect_sentence, part_heard
+from device.reply_rules import SAFE_CLAUSE, check_reply
+from device.states import Event
+from device.turn import FRAME, VOICE_RATE, Affect, Alert, Heard, Turn
+from device.voice.link import Message, Voice, VoiceLost
+
+if TYPE_CHECKING:
+    from device.daemon import Companion
+
+LOOK = 0.02  # seconds between two looks at the sound card: four to each 80 ms frame
+SHORT_PRESS = 0.6  # seconds: silence in a press this short needs no answer
+
+
+class Exchange:
+    def __init__(self, companion: Companion, voice: Voice, number: int) -> None:
+        self._home, self._voice, self._number = companion, voice, number
+        self._in, self._out = anyio.create_memory_object_stream[Message | None](10_000)
+        self._history = companion.history  # this turn's own list: the next press begins another
+        self._pressed = time.monotonic()
+        self._released = 0.0
+        self.heard: Heard | None = None
+        self.alert: Alert | None = None
+        self.affect = Affect()
+        self.latency: dict[str, float] = {}
+        self._clauses: list[str] = []  # asked to be spoken, in order
+        self._seconds: list[float] = []  # of audio that came for each
+        self._reply: str | None = None
+        self._played = 0.0
+
+    def deliver(self, message: Message) -> None:
+        """A message of the voice process; one of an older turn is dropped."""
+        if message.turn == self._number:
+            self._in.send_nowait(message)
+
+    def lost(self) -> None:
+        self._in.send_nowait(None)
+
+    async def run(self) -> Event | None:
+        """The turn. Returns the event that ends it; None when a rule fired and the alert takes over."""
+        await self._listen()
+        heard = await self._recognise()
+        settings = self._home.settings
+        if not heard.text:
+            return Event.NOTHING if self._released - self._pressed < SHORT_PRESS else await self._say_again()
+        self.alert = safety.check(heard.text)  # first of all: pure, no model, no disk
+        if self.alert is not None:
+            self._home.alarm(self.alert)
+            self.heard = heard
+            return None
+        if heard.confidence < settings.listen.min_confidence:
+            return await self._say_again()
+        self.heard = heard
+        self.affect = self._home.affect()
+        await self._answer(heard)
+        return Event.SPOKEN
+
+    async def _listen(self) -> None:
+        """Blocks go to the voice process while the patient speaks, so that little is left at release."""
+        home = self._home
+        home.audio.stop()
+        home.audio.listen(True)
+        await self._voice.send("press", self._number)
+        done = False
+        while not done:
+            pcm, done = home.audio.take()
+            if len(pcm):
+                await self._voice.send("block", self._number, pcm)
+            if not done:
+                await anyio.sleep(LOOK)
+
+    async def _recognise(self) -> Heard:
+        # The patient's own clock: it starts when the button came up, not when the tail was recorded.
+        self._released = next(t for t, state in reversed(self._history) if state == "thinking")
+        await self._voice.send("release", self._number)
+        message = await self._next("heard")
+        self._mark("release_to_heard")
+        return Heard(message.fields["text"], message.fields["seconds"], message.fields["confidence"])
+
+    async def _say_again(self) -> Event:
+        self._home.audio.begin()
+        self._home.audio.play(self._home.sounds["again"])
+        self._home.post(Event.FIRST_AUDIO)
+        await self._drain()
+        return Event.SPOKEN
+
+    async def _answer(self, heard: Heard) -> None:
+        """Plan, check and speak, clause by clause, until the speaker has drained."""
+        home, number = self._home, 0
+        await self._plan(heard, number, bank=False)
+        home.said.append("")
+        home.audio.begin()
+        planned, spoken = False, 0
+        while not (planned and spoken == len(self._clauses)):
+            message = await self._next("clause", "planned", "audio", "spoken")
+            if message.kind == "audio":
+                self._seconds[spoken] += len(message.pcm) / VOICE_RATE
+                home.audio.play(message.pcm)
+                if "release_to_first_audio" not in self.latency:
+                    self._mark("release_to_first_audio")
+                    home.post(Event.FIRST_AUDIO)
+            elif message.kind == "spoken":
+                spoken += 1
+            elif message.fields["number"] != number:
+                continue  # of a plan that was given up
+            elif message.kind == "planned":
+                planned = True
+            elif check_reply(message.fields["text"]) == message.fields["text"]:
+                await self._speak(message.fields["text"])
+            elif number == 0 and home.about and home.about["words"] != "bank":
+                number = 1  # the chat model said what must not be said: the reviewed bank answers
+                await self._plan(heard, number, bank=True)
+            else:
+                await self._speak(SAFE_CLAUSE)
+        await self._drain()
+        self._played = home.audio.played
+
+    async def _plan(self, heard: Heard, number: int, bank: bool) -> None:
+        before = self._home.turns[-REMEMBERED:]
+        await self._voice.send(
+            "plan",
+            self._number,
+            number=number,
+            bank=bank,
+            heard=heard.text,
+            before=[[turn.heard.text, turn.reply] for turn in before],
+            avoid=self._home.said,
+            affect=affect_sentence(self.affect),
+        )
+
+    async def _speak(self, clause: str) -> None:
+        if not self._clauses:
+            self._mark("release_to_first_clause")
+        self._clauses.append(clause)
+        self._home.said[-1] = " ".join(self._clauses)
+        self._seconds.append(0.0)
+        await self._voice.send("speak", self._number, text=clause)
+
+    async def _drain(self) -> None:
+        while self._home.audio.pending > 0:
+            await anyio.sleep(LOOK)
+
+    async def _next(self, *kinds: str) -> Message:
+        while True:
+            message = await self._out.receive()
+            if message is None:
+                raise VoiceLost("the voice process went away in the middle of a turn")
+            if message.kind == "failed":
+                raise VoiceLost(f"the voice could not {message.fields['work']} ({message.fields['error']})")
+            if message.kind in kinds:
+                return message
+
+    def _mark(self, name: str) -> None:
+        self.latency[name] = round(time.monotonic() - self._released, 3)
+
+    def cut_short(self) -> None:
+        """The turn was cancelled: only what left the speaker counts as said. Call before `audio.stop()`."""
+        if self._reply is not None:
+            return
+        self._played = self._home.audio.played
+        self._reply = part_heard(list(zip(self._clauses, self._seconds, strict=True)), self._played)
+
+    def spoken(self) -> list[tuple[str, int]]:
+        """(clause, frames of it that were heard) for the voice's own history, in order."""
+        out, left = [], self._played
+        for clause, seconds in zip(self._clauses, self._seconds, strict=True):
+            out.append((clause, round(min(left, seconds) * VOICE_RATE / FRAME)))
+            left = max(0.0, left - seconds)
+        return out
+
+    def turn(self) -> Turn | None:
+        """What memory keeps, None when nobody spoke."""
+        if self.heard is None:
+            return None
+        about = self._home.about or {}
+        return Turn(
+            heard=self.heard,
+            reply=" ".join(self._clauses) if self._reply is None else self._reply,
+            affect=self.affect,
+            alert=self.alert,
+            engine=about.get("engine", ""),
+            precision=about.get("precision", ""),
+            played=round(self._played, 3),
+            states=tuple((round(t - self._pressed, 3), name) for t, name in self._history),
+            latency=self.latency,
+        )

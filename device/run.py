@@ -1,0 +1,81 @@
+"""Open the edges that the settings name and run the companion until systemd or Ctrl-C ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from device import sounds
+from device.config import FIRMWARE, Settings, dump
+from device.logs import log
+from device.memory import Memory, MemoryFault
+
+
+def open_memory(settings: Settings) -> Memory:
+    """The memory on disk. Where that can't be opened the device still answers, and says so in the log."""
+    try:
+        return Memory(Path(settings.memory.file).expanduser())
+    except MemoryFault as error:
+        log("memory_fault", reason=error, consequence="this session is not remembered")
+        return Memory(":memory:")
+
+
+def run(settings: Settings, config: str | None, with_voice: bool = False) -> int:
+    """0 after SIGTERM or SIGINT. Raises PanelLost and the like when there is nothing to be a device with."""
+    from device.audio import open_audio
+    from device.eeg import open_headset
+    from device.panel import open_panel
+
+    async def companion() -> None:
+        from device.daemon import Companion
+
+        holder: list[Any] = []
+        panel = open_panel(settings.panel, lambda event: holder[0].post(event))
+        with contextlib.closing(panel):
+            memory = open_memory(settings)
+            audio, headset = open_audio(settings.audio), open_headset(settings.headset)
+            holder.append(Companion(settings, panel, audio, headset, memory, sounds.load(FIRMWARE / "sounds")))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_until_signal, tasks.cancel_scope)
+                await holder[0].run()
+            memory.close()
+
+    with voice_process(settings) if with_voice else contextlib.nullcontext():
+        anyio.run(companion)
+    return 0
+
+
+async def _until_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return
+
+
+@contextlib.contextmanager
+def voice_process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """The real voice process with these settings, on `settings.voice.socket`; ended with the block."""
+    with tempfile.TemporaryDirectory(prefix="bedside-") as folder:
+        file = Path(folder) / "settings.toml"
+        file.write_text(dump(settings), encoding="utf-8")
+        command = [sys.executable, "-m", "device", "voice", "--config", str(file)]
+        # The models' threads must not starve the loop on a two-core machine.
+        child = subprocess.Popen(command, preexec_fn=lambda: os.nice(5))
+        try:
+            yield child
+        finally:
+            child.terminate()
+            try:
+                child.wait(5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
