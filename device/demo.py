@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -127,6 +126,15 @@ async def press_and_wait(story: Story, companion: Companion, panel: SimulatedPan
         await until(lambda: companion.state is State.READY, PATIENCE, "the device to be ready again")
 
 
+def longest_window(headset: Any) -> Any:
+    """As much of the last minute as the headset has: it gives a whole window or none."""
+    for seconds in (60.0, 45.0, 30.0, 20.0, 10.0, 5.0, 2.0):
+        window, rate, names = headset.window(seconds)
+        if window is not None:
+            return window, rate, names
+    return None, 0.0, []
+
+
 def demo(settings: Settings, wav: list[Path], eeg: str | None, out: Path, live: bool = False) -> int:
     if live:
         from device.live import live_demo
@@ -166,7 +174,7 @@ async def _conversation(settings: Settings, clips: list[Any], story: Story, voic
         about = dict(companion.about or {})
         for _ in clips:
             await press_and_wait(story, companion, panel, card)
-        about["eeg"] = companion.headset.window(60.0)
+        about["eeg"] = longest_window(companion.headset)
         return card.heard_by_patient, about
 
 
@@ -190,5 +198,17 @@ def write(out: Path, story: Story, clips: list[Any], heard: Any, about: dict[str
         )
     report = {"turns": turns, "models": about.get("models", {}), "stand_in": about.get("stand_in", ""), "calls": story.calls}
     (out / "turn.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draw(out / "turn.png", story, clips, heard, eeg)
-    sys.stdout.flush()
+    draw(out / "turn.png", story, clips, _answers(story, heard), eeg)
+
+
+def _answers(story: Story, heard: Any) -> list[tuple[float, Any]]:
+    """(second, samples) of each answer: all that was played, cut at the turns."""
+    recorded = sounds.load(FIRMWARE / "sounds")
+    out, at = [], 0
+    for turn, states in zip(story.turns, story.told, strict=True):
+        size = len(recorded[turn.alert.message]) if turn.alert else round(turn.played * VOICE_RATE)
+        began = [t for t, name in states if name in ("speaking", "alerting")]
+        if began:
+            out.append((began[0], heard[at : at + size]))
+        at += size
+    return out

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from device.demo import Story
 
 
-def draw(file: Path, story: Story, clips: list[Any], heard: Any, eeg: Any) -> None:
+def draw(file: Path, story: Story, clips: list[Any], answers: list[tuple[float, Any]], eeg: Any) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -28,7 +28,8 @@ def draw(file: Path, story: Story, clips: list[Any], heard: Any, eeg: Any) -> No
     pressed = [t for t, name in story.states if name == "listening"]
     for start, clip in zip(pressed, clips, strict=False):
         _wave(talk, start, clip, MIC_RATE, "#1f4e9c")
-    _answers(answer, story, heard)
+    for start, pcm in answers:
+        _wave(answer, start, pcm, VOICE_RATE, "#0a7d7d")
     for turn, states in zip(story.turns, story.told, strict=True):
         _words(talk, states[0][0], turn.heard.text)
         spoken = [t for t, name in states if name in ("speaking", "alerting")]
@@ -55,20 +56,10 @@ def _bands(story: Story, end: float, axes: Any) -> None:
     for (t, name), until in zip(story.states, ends, strict=True):
         for axis in axes:
             label = name if axis is axes[0] and name not in seen else None
-            axis.axvspan(t, until, color=LIGHTS[State(name)].rgb, alpha=0.12, lw=0, label=label)
+            blinks = LIGHTS[State(name)].blink > 0  # hatched, as it looks beside the bed
+            axis.axvspan(t, until, facecolor=LIGHTS[State(name)].rgb, alpha=0.13, hatch="//" if blinks else None, label=label)
         seen.add(name)
     axes[0].legend(loc="upper right", ncols=7, fontsize=8)
-
-
-def _answers(axis: Any, story: Story, heard: Any) -> None:
-    """Each reply's own sound, in order, at the moment it began."""
-    at = 0
-    for turn, states in zip(story.turns, story.told, strict=True):
-        size = round(turn.played * VOICE_RATE)
-        spoken = [t for t, name in states if name == "speaking"]
-        if spoken and size:
-            _wave(axis, spoken[0], heard[at : at + size], VOICE_RATE, "#0a7d7d")
-        at += size
 
 
 def _wave(axis: Any, start: float, pcm: Any, rate: int, colour: str) -> None:
