@@ -14,7 +14,10 @@ def main(argv: list[str] | None = None) -> int:
         return int(arguments.do(arguments) or 0)
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
+    except Exception as caught:
+        error: BaseException = caught
+        while len(getattr(error, "exceptions", ())) == 1:  # a task group wraps its one failure
+            error = error.exceptions[0]  # type: ignore[attr-defined]
         if type(error).__module__.startswith("device.") or isinstance(error, OSError):
             print(f"bedside: {error}", file=sys.stderr)
             return 1
@@ -61,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     models.add_argument("--config", metavar="FILE")
     bench = command("bench", _bench, "measure on this machine")
-    bench.add_argument("what", choices=["turn"])
+    bench.add_argument("what", choices=["turn", "score"], help="turn: latency; score: word errors of a demo's folder")
+    bench.add_argument("--demo", metavar="DIR", help="score: the folder that 'bedside demo --out DIR' wrote")
+    bench.add_argument("--transcripts", metavar="FILE.tsv", help="score: file and text of each clip, in the order of the turns")
     bench.add_argument("--turns", type=int, default=20, metavar="N")
     bench.add_argument("--json", metavar="FILE", help="write the figures there too")
     bench.add_argument("--config", metavar="FILE")
@@ -83,10 +88,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _voice(arguments: argparse.Namespace) -> None:
+    from device.config import make_folders
     from device.voice.load import load
     from device.voice.server import Server
 
     settings = _settings(arguments)
+    make_folders(settings)
     Server(settings.voice.socket, lambda status: load(settings, status)).run()
 
 
@@ -125,7 +132,7 @@ def _listen(arguments: argparse.Namespace) -> None:
 
     settings = _settings(arguments)
     pcm = wavs.read(Path(arguments.file), MIC_RATE)
-    folder = Path(settings.models.folder).expanduser()
+    folder = Path(settings.models.folder)
     ears = Listener(settings.listen.model, folder, device=choose_device(settings.voice.device), threads=settings.voice.threads)
     heard = ears.transcribe(pcm)
     if arguments.json:
@@ -144,7 +151,7 @@ def _config(arguments: argparse.Namespace) -> None:
 def _models(arguments: argparse.Namespace) -> int:
     from device import models
 
-    folder = Path(_settings(arguments).models.folder).expanduser()
+    folder = Path(_settings(arguments).models.folder)
     if arguments.what == "list":
         for line in models.listing(folder):
             print(line)
@@ -160,8 +167,12 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from device.bench import bench_turn
+    from device.bench import bench_score, bench_turn
 
+    if arguments.what == "score":
+        if not (arguments.demo and arguments.transcripts):
+            raise OSError("bench score needs --demo DIR and --transcripts FILE.tsv")
+        return bench_score(_settings(arguments), Path(arguments.demo), Path(arguments.transcripts), arguments.json)
     return bench_turn(_settings(arguments), arguments.turns, arguments.json)
 
 

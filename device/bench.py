@@ -1,7 +1,8 @@
-"""`bedside bench turn`: how long each stage of a turn takes here, over real recordings and real models."""
+"""`bedside bench`: how long each stage of a turn takes here, and how many words are heard and spoken right."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -11,7 +12,7 @@ from pathlib import Path
 import anyio
 import numpy as np
 
-from device import wavs
+from device import logs, wavs
 from device.config import ROOT, Settings
 from device.demo import EEG, LOADING, Story, press_and_wait, simulated, stage, until
 from device.run import voice_process
@@ -29,6 +30,7 @@ def bench_turn(settings: Settings, turns: int, report: str | None) -> int:
     story.line = lambda at, text: None  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory(prefix="bedside-bench-") as folder:
         settings = simulated(settings, Path(folder), str(EEG))
+        logs.setup(settings.log.level)
         with voice_process(settings) as voice:
             anyio.run(_turns, settings, clips, story, voice)
     figures = {
@@ -52,3 +54,45 @@ async def _turns(settings: Settings, clips: list, story: Story, voice: object) -
         for number, _ in enumerate(clips):
             await press_and_wait(story, companion, panel, card)
             print(f"\rturn {number + 1} of {len(clips)}", end="\n" if number + 1 == len(clips) else "", flush=True)
+
+
+def bench_score(settings: Settings, demo: Path, transcripts: Path, report: str | None) -> int:
+    """Word error rates of a demo: `heard` against the transcripts, `reply.wav` written down against `reply`."""
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    from device.voice.listen import Listener
+    from device.voice.load import choose_device, hush_libraries
+
+    hush_libraries()
+    normal = EnglishTextNormalizer({})  # Whisper's own: case, punctuation, numbers, contractions
+    turns = json.loads((demo / "turn.json").read_text(encoding="utf-8"))["turns"]
+    with transcripts.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    pairs = [(normal(row["text"]).split(), normal(turn["heard"]["text"]).split()) for row, turn in zip(rows, turns, strict=True)]
+    ears = Listener(settings.listen.model, Path(settings.models.folder), device=choose_device(settings.voice.device))
+    spoken = ears.transcribe(wavs.read(demo / "reply.wav", MIC_RATE)).text
+    figures = {
+        "turns": len(turns),
+        "answered": sum(bool(turn["reply"]) for turn in turns),
+        "heard_wer": round(sum(word_errors(a, b) for a, b in pairs) / sum(len(a) for a, _ in pairs), 4),
+        "spoken_wer": round(_rate(normal(" ".join(turn["reply"] for turn in turns)).split(), normal(spoken).split()), 4),
+    }
+    for name, value in figures.items():
+        print(f"{name:<12}{value}")
+    if report:
+        Path(report).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _rate(said: list[str], heard: list[str]) -> float:
+    return word_errors(said, heard) / max(1, len(said))
+
+
+def word_errors(said: list[str], heard: list[str]) -> int:
+    """Edit distance in words: wrong, missing and extra ones (Levenshtein 1966)."""
+    row = list(range(len(heard) + 1))
+    for i, a in enumerate(said, 1):
+        before, row[0] = row[0], i
+        for j, b in enumerate(heard, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
+    return row[-1]

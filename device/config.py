@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,8 +25,12 @@ class ConfigError(ValueError):
     """A setting that can't be used. The message names the file, the key, the value and the way out."""
 
 
+# A path may begin with ~, as in the defaults: a laptop needs no root.
+Local = Annotated[str, AfterValidator(lambda value: str(Path(value).expanduser()) if value else value)]
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Panel(Section):
@@ -54,11 +58,11 @@ Board = Literal[
 class Headset(Section):
     board: Board = Field("none", description="EEG headset; none: no headset")
     port: str = Field("", description="serial port or MAC address of the headset")
-    file: str = Field("", description="recording for the playback board")
+    file: Local = Field("", description="recording for the playback board")
 
 
 class Voice(Section):
-    socket: str = Field("/run/bedside/voice.sock", description="Unix socket between the two processes")
+    socket: Local = Field("~/.local/state/bedside/voice.sock", description="Unix socket between the two processes")
     engine: Literal["plain", "csm"] = Field("plain", description="csm: Sesame's CSM; plain: the packaged neural voice")
     csm_model: str = Field("", description="hub name or folder of a CSM checkpoint (CSM_MODEL_NAME overrides)")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run (CSM_DEVICE overrides)")
@@ -79,15 +83,15 @@ class Words(Section):
 
 
 class Memory(Section):
-    file: str = Field("/var/lib/bedside/memory.db", description="SQLite database of the turns")
+    file: Local = Field("~/.local/state/bedside/memory.db", description="SQLite database of the turns")
 
 
 class Models(Section):
-    folder: str = Field("~/.cache/bedside/models", description="where fetched models live")
+    folder: Local = Field("~/.cache/bedside/models", description="where fetched models live")
 
 
 class Safety(Section):
-    call_log: str = Field("/var/lib/bedside/calls.log", description="every call of a caregiver, one line each, fsynced")
+    call_log: Local = Field("~/.local/state/bedside/calls.log", description="every call of a caregiver, one line each, fsynced")
 
 
 class Log(Section):
@@ -165,6 +169,15 @@ def rows() -> list[tuple[str, str, str]]:
         for key, entry in model.model_fields.items():
             out.append((f"{section}.{key}", repr(entry.default), entry.description or ""))
     return out
+
+
+def make_folders(settings: Settings) -> None:
+    """The folders of the socket, the memory and the call log, for this user alone. Raises ConfigError."""
+    for file in (settings.voice.socket, settings.memory.file, settings.safety.call_log):
+        try:
+            Path(file).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{Path(file).parent} can't be made ({error.strerror}): set another path, or run as its owner") from None
 
 
 def dump(settings: Settings) -> str:

@@ -28,6 +28,7 @@ from device.voice.link import Message, Voice, VoiceLost
 
 # A press that can't open a turn is answered by a recorded sentence.
 SENTENCES: dict[State, str] = {State.STARTING: "starting", State.FAULT: "cant_answer"}
+SOUND_PATIENCE = 8.0  # seconds that a card may take to give its first sample
 
 
 class Companion:
@@ -213,7 +214,7 @@ class Companion:
             await anyio.to_thread.run_sync(self.memory.add, turn)
         except MemoryFault as error:
             log("memory_fault", reason=error)
-        log("turn", number=len(self.turns), engine=turn.engine, latency=turn.latency)
+        log("turn", number=len(self.turns), engine=turn.engine, **dict[str, Any](turn.latency))
         self.watch("turn", turn)
 
     def alarm(self, alert: Alert) -> None:
@@ -240,6 +241,7 @@ class Companion:
         """Connect, read, and connect again for ever; the state table says what the light shows meanwhile."""
         said = ""
         while True:
+            voice: Voice | None = None
             try:
                 voice = await Voice.connect(self.settings.voice.socket)
                 async for message in voice.messages():
@@ -256,6 +258,8 @@ class Companion:
                 self.voice, self.about = None, None
                 if self._exchange is not None:
                     self._exchange.lost()
+            if voice is not None:
+                await voice.close()
             await anyio.sleep(0.5)
 
     def _hear_voice(self, voice: Voice, message: Message) -> None:
@@ -263,6 +267,7 @@ class Companion:
             self.voice, self.about = voice, message.fields
             if message.fields.get("stand_in"):
                 log("stand_in", voice=message.fields["engine"], reason=message.fields["stand_in"])
+                self.watch("stand_in", message.fields["stand_in"])
         elif message.kind == "status":
             self.watch("status", message.fields["text"])
             notify(f"STATUS={message.fields['text']}")
@@ -279,7 +284,8 @@ class Companion:
                 await self._events_in.send(Event.TIMEOUT)
                 self.since = now
             sound = self.audio.alive()
-            if not sound and self.state not in (State.FAULT, State.STARTING, State.ALERTING):
+            slow = self.state is State.STARTING and now - self.since < SOUND_PATIENCE
+            if not sound and not slow and self.state not in (State.FAULT, State.ALERTING):
                 await self._events_in.send(Event.LOST)
             if not sound and now - opened > 2.0:
                 opened = now

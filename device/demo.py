@@ -46,6 +46,8 @@ class Story:
     turns: list[Turn] = field(default_factory=list)
     told: list[list[tuple[float, str]]] = field(default_factory=list)  # the states of each turn
     calls: int = 0
+    eeg: list[tuple[float, Any]] = field(default_factory=list)  # (second of its end, window, rate, names)
+    stand_in: bool = False  # the plain voice speaks because CSM, which was asked for, can't
     _press: list[tuple[float, str]] = field(default_factory=list)
 
     def watch(self, kind: str, value: Any) -> None:
@@ -55,9 +57,12 @@ class Story:
             if state is State.LISTENING:
                 self._press = []  # this press's own list, which grows until the next press
             self._press.append((round(at - self.began, 3), state.value))
-            self.line(at, f"{state.value:<9}  light {light(state).words}")
+            self.line(at, f"{state.value:<9}  light {light(state, self.stand_in).words}")
         elif kind == "status":
             self.line(time.monotonic(), f"voice: {value}")
+        elif kind == "stand_in":
+            self.stand_in = True
+            self.line(time.monotonic(), f"THE PLAIN VOICE STANDS IN FOR CSM: {value}")
         elif kind == "call":
             self.calls += 1
             self.line(time.monotonic(), f"CALLING A PERSON ({value.kind}, rule {value.rule})")
@@ -174,14 +179,13 @@ async def _conversation(settings: Settings, clips: list[Any], story: Story, voic
         about = dict(companion.about or {})
         for _ in clips:
             await press_and_wait(story, companion, panel, card)
-        about["eeg"] = longest_window(companion.headset)
+            story.eeg.append((time.monotonic() - story.began, longest_window(companion.headset)))
         return card.heard_by_patient, about
 
 
 def write(out: Path, story: Story, clips: list[Any], heard: Any, about: dict[str, Any]) -> None:
     from device.picture import draw
 
-    eeg = about.pop("eeg")
     wavs.write(out / "reply.wav", heard, VOICE_RATE)
     turns = []
     for turn, states in zip(story.turns, story.told, strict=True):
@@ -198,7 +202,7 @@ def write(out: Path, story: Story, clips: list[Any], heard: Any, about: dict[str
         )
     report = {"turns": turns, "models": about.get("models", {}), "stand_in": about.get("stand_in", ""), "calls": story.calls}
     (out / "turn.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draw(out / "turn.png", story, clips, _answers(story, heard), eeg)
+    draw(out / "turn.png", story, clips, _answers(story, heard))
 
 
 def _answers(story: Story, heard: Any) -> list[tuple[float, Any]]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 LOOK = 0.02  # seconds between two looks at the sound card: four to each 80 ms frame
 SHORT_PRESS = 0.6  # seconds: silence in a press this short needs no answer
+# What is told of earlier replies, so that none is said twice: 16 KB at most, for the wire's line is
+# 64 KB and a session lasts weeks.
+AVOIDED, BEGINNING = 200, 80
 
 
 class Exchange:
@@ -29,6 +32,7 @@ class Exchange:
         self._home, self._voice, self._number = companion, voice, number
         self._in, self._out = anyio.create_memory_object_stream[Message | None](10_000)
         self._history = companion.history  # this turn's own list: the next press begins another
+        self._about = companion.about or {}  # the voice that speaks, should it be gone at the end
         self._pressed = time.monotonic()
         self._released = 0.0
         self.heard: Heard | None = None
@@ -136,7 +140,7 @@ class Exchange:
             bank=bank,
             heard=heard.text,
             before=[[turn.heard.text, turn.reply] for turn in before],
-            avoid=self._home.said,
+            avoid=[reply[:BEGINNING] for reply in self._home.said[-AVOIDED:]],
             affect=affect_sentence(self.affect),
         )
 
@@ -184,14 +188,13 @@ class Exchange:
         """What memory keeps, None when nobody spoke."""
         if self.heard is None:
             return None
-        about = self._home.about or {}
         return Turn(
             heard=self.heard,
             reply=" ".join(self._clauses) if self._reply is None else self._reply,
             affect=self.affect,
             alert=self.alert,
-            engine=about.get("engine", ""),
-            precision=about.get("precision", ""),
+            engine=self._about.get("engine", ""),
+            precision=self._about.get("precision", ""),
             played=round(self._played, 3),
             states=tuple((round(t - self._pressed, 3), name) for t, name in self._history),
             latency=self.latency,

@@ -2,64 +2,68 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from device.affect import band_pass
 from device.states import LIGHTS, State
 from device.turn import MIC_RATE, VOICE_RATE
 
 if TYPE_CHECKING:
     from device.demo import Story
 
+STRIP = 30.0  # seconds in one row of the picture
+GAP = 100.0  # microvolts between two channels
+PATIENT, COMPANION = "#1f4e9c", "#0a7d7d"
 
-def draw(file: Path, story: Story, clips: list[Any], answers: list[tuple[float, Any]], eeg: Any) -> None:
+
+def draw(file: Path, story: Story, clips: list[Any], answers: list[tuple[float, Any]]) -> None:
+    """One strip for every 30 s: voices above, EEG below. `answers` is (second, int16 samples at 24 kHz)."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    end = max([t for t, _ in story.states] + [1.0]) + 1.0
-    figure, (talk, answer, brain) = plt.subplots(3, 1, figsize=(14, 8), sharex=True, height_ratios=(2, 2, 3))
-    figure.suptitle("Bedside Companion: what was said, what was answered, and what the headset saw")
-    _bands(story, end, (talk, answer, brain))
     pressed = [t for t, name in story.states if name == "listening"]
-    for start, clip in zip(pressed, clips, strict=False):
-        _wave(talk, start, clip, MIC_RATE, "#1f4e9c")
-    for start, pcm in answers:
-        _wave(answer, start, pcm, VOICE_RATE, "#0a7d7d")
-    for turn, states in zip(story.turns, story.told, strict=True):
-        _words(talk, states[0][0], turn.heard.text)
-        spoken = [t for t, name in states if name in ("speaking", "alerting")]
-        if spoken:
-            _words(answer, spoken[0], turn.reply or f"[{turn.alert.message}]" if turn.alert else turn.reply)
-    talk.set_ylabel("patient")
-    answer.set_ylabel("companion")
-    for axis in (talk, answer):
-        axis.set_ylim(-1, 2.2)
-        axis.set_yticks([])
-    _eeg(brain, eeg, end)
-    brain.set_xlabel("seconds since the demo began")
-    start = max(0.0, (pressed[0] if pressed else 0.0) - 2.0)
-    brain.set_xlim(start, end)
-    figure.tight_layout()
-    figure.savefig(file, dpi=90)
+    start = max(0.0, (pressed[0] if pressed else 0.0) - 1.0)
+    end = max([t for t, _ in story.states] + [start + 1.0]) + 0.5
+    rows = math.ceil((end - start) / STRIP)
+    size, heights = (15, 4.2 * rows + 0.8), (3, 2) * rows
+    figure, axes = plt.subplots(2 * rows, 1, figsize=size, height_ratios=heights, squeeze=False, layout="constrained")
+    figure.suptitle("Bedside Companion: what was said (blue), what was answered (teal), and what the headset saw", fontsize=12)
+    for row in range(rows):
+        talk, brain = axes[2 * row][0], axes[2 * row + 1][0]
+        left = start + row * STRIP
+        for axis in (talk, brain):
+            axis.set_xlim(left, left + STRIP)
+            _bands(axis, story, end)
+        for second, clip in zip(pressed, clips, strict=False):
+            _wave(talk, second, clip, MIC_RATE, PATIENT)
+        for second, pcm in answers:
+            _wave(talk, second, pcm, VOICE_RATE, COMPANION)
+        _captions(talk, story, left)
+        talk.set(ylim=(-2.2, 2.6), yticks=[], xticks=[])
+        _eeg(brain, story)
+    axes[0][0].legend(loc="lower right", ncols=7, fontsize=8)
+    axes[-1][0].set_xlabel("seconds since the demo began")
+    figure.savefig(file, dpi=75)
     plt.close(figure)
 
 
-def _bands(story: Story, end: float, axes: Any) -> None:
-    """The light of each moment behind everything."""
+def _bands(axis: Any, story: Story, end: float) -> None:
+    """The light of each moment; hatched where it blinks."""
     ends = [t for t, _ in story.states[1:]] + [end]
     seen = set()
     for (t, name), until in zip(story.states, ends, strict=True):
-        for axis in axes:
-            label = name if axis is axes[0] and name not in seen else None
-            blinks = LIGHTS[State(name)].blink > 0  # hatched, as it looks beside the bed
-            axis.axvspan(t, until, facecolor=LIGHTS[State(name)].rgb, alpha=0.13, hatch="//" if blinks else None, label=label)
+        shown = LIGHTS[State(name)]
+        label = None if name in seen else f"{name} ({shown.words})"
+        hatch = "//" if shown.blink else None
+        axis.axvspan(t, until, facecolor=(*shown.rgb, 0.13), edgecolor=(0, 0, 0, 0.15), hatch=hatch, lw=0, label=label)
         seen.add(name)
-    axes[0].legend(loc="upper right", ncols=7, fontsize=8)
 
 
 def _wave(axis: Any, start: float, pcm: Any, rate: int, colour: str) -> None:
@@ -70,21 +74,34 @@ def _wave(axis: Any, start: float, pcm: Any, rate: int, colour: str) -> None:
     axis.fill_between(time, -rows, rows, color=colour, lw=0)
 
 
-def _words(axis: Any, start: float, text: str) -> None:
-    axis.text(start, 2.1, textwrap.fill(text, 42), fontsize=8, va="top")
+def _captions(axis: Any, story: Story, left: float) -> None:
+    """The words of each turn that begins in this strip, as wide as the time they took."""
+    for turn, states in zip(story.turns, story.told, strict=True):
+        answered = [t for t, name in states if name in ("speaking", "alerting")]
+        reply = turn.reply or (f"[recorded message: {turn.alert.message}]" if turn.alert else "")
+        if left <= states[0][0] < left + STRIP:
+            _caption(axis, states[0][0], min(states[-1][0], left + STRIP), 2.5, turn.heard.text, PATIENT)
+        if answered and left <= answered[0] < left + STRIP:
+            _caption(axis, answered[0], min(states[-1][0], left + STRIP), -0.95, reply, COMPANION)
 
 
-def _eeg(axis: Any, eeg: Any, end: float) -> None:
-    """The last minute of each channel, detrended, at a common scale."""
-    window, rate, names = eeg
-    if window is None or not window.shape[1]:
-        axis.text(0.5, 0.5, "no headset", transform=axis.transAxes, ha="center")
-        axis.set_yticks([])
-        return
-    time = end - 1.0 - np.arange(window.shape[1])[::-1] / rate
-    gap = 150.0  # microvolts between two channels
-    for row, channel in enumerate(window):
-        smooth = channel - np.convolve(np.pad(channel, 125, mode="edge"), np.ones(251) / 251, "valid")[: len(channel)]
-        axis.plot(time, np.clip(smooth, -gap, gap) - row * gap, lw=0.4, color="#444")
-    axis.set_yticks([-row * gap for row in range(len(names))], names)
-    axis.set_ylabel(f"EEG, {gap:.0f} µV apart")
+def _caption(axis: Any, begin: float, end: float, height: float, text: str, colour: str) -> None:
+    letters = max(18, int((end - begin) * 6.5))  # 6.5 letters of this size to a second of this width
+    axis.text(begin + 0.1, height, textwrap.fill(text, letters), fontsize=8, va="top", color=colour, clip_on=True)
+
+
+def _eeg(axis: Any, story: Story) -> None:
+    """Each channel as the estimate sees it: 1 to 45 Hz, mains notched."""
+    names: list[str] = []
+    for ended, (window, rate, channels) in story.eeg:
+        if window is None:
+            continue
+        names = channels
+        for row, channel in enumerate(window):
+            clean = band_pass(channel.astype(np.float64), rate)
+            edge = (len(channel) - len(clean)) // 2  # the filter's own ends are left out
+            time = ended - (np.arange(len(clean))[::-1] + edge) / rate
+            axis.plot(time, np.clip(clean, -GAP, GAP) - row * GAP, lw=0.3, color="#333")
+    axis.set_yticks([-row * GAP for row in range(len(names))], names, fontsize=7)
+    axis.set_ylim(-(max(1, len(names)) - 0.3) * GAP, 0.7 * GAP)
+    axis.set_ylabel(f"EEG, {GAP:.0f} µV apart" if names else "no headset", fontsize=8)

@@ -68,7 +68,7 @@ def part_heard(spoken: Sequence[tuple[str, float]], played: float) -> str:
     """
     out: list[str] = []
     for clause, seconds in spoken:
-        if played >= seconds - 0.05:
+        if seconds > 0 and played >= seconds - 0.05:
             out.append(clause)
             played -= seconds
             continue

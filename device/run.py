@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 
 from device import sounds
-from device.config import FIRMWARE, Settings, dump
+from device.config import FIRMWARE, Settings, dump, make_folders
 from device.logs import log
 from device.memory import Memory, MemoryFault
 
@@ -23,7 +23,7 @@ from device.memory import Memory, MemoryFault
 def open_memory(settings: Settings) -> Memory:
     """The memory on disk. Where that can't be opened the device still answers, and says so in the log."""
     try:
-        return Memory(Path(settings.memory.file).expanduser())
+        return Memory(settings.memory.file)
     except MemoryFault as error:
         log("memory_fault", reason=error, consequence="this session is not remembered")
         return Memory(":memory:")
@@ -31,6 +31,7 @@ def open_memory(settings: Settings) -> Memory:
 
 def run(settings: Settings, config: str | None, with_voice: bool = False) -> int:
     """0 after SIGTERM or SIGINT. Raises PanelLost and the like when there is nothing to be a device with."""
+    make_folders(settings)
     from device.audio import open_audio
     from device.eeg import open_headset
     from device.panel import open_panel

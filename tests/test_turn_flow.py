@@ -2,104 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import AsyncIterator
+import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import anyio
 import numpy as np
 import pytest
-from peers import LevelEars, ListPen, serve
+from home import LONG, REPLY, SENTENCE, SILENCE, SOUNDS, SPEECH, AskedPen, becomes, bedside, heard, lines, press, until
 
-from device import sounds
-from device.audio import WavCard
-from device.config import FIRMWARE, load
-from device.daemon import Companion
-from device.eeg import open_headset
-from device.memory import Memory
-from device.panel import open_panel
-from device.states import Event, State, light
+from device.reply_rules import SAFE_CLAUSE
+from device.states import LIGHTS, STAND_IN, TIMEOUTS, Event, State
 from device.turn import MIC_RATE
+from device.voice.tone import ToneVoice
 
-SPEECH = (3000 * np.sin(np.arange(MIC_RATE) / 9)).astype(np.int16)
-SILENCE = np.zeros(MIC_RATE, np.int16)
-REPLY = "That sounds hard. Tell me more."
-SPEED = 8.0  # sound runs this much faster than the clock
-
-
-@contextlib.asynccontextmanager
-async def bedside(
-    folder: Path, clips: list[Any], sentence: str = "I slept badly", replies: tuple[str, ...] = (REPLY,), voice: bool = True
-) -> AsyncIterator[Any]:
-    """A companion that runs, with everything a test may want to look at or pull."""
-    settings = load(
-        None,
-        {},
-        voice={"socket": str(folder / "v.sock")},
-        memory={"file": str(folder / "memory.db")},
-        safety={"call_log": str(folder / "calls.log")},
-        panel={"acknowledge_seconds": 0.3, "tap_seconds": 0.05},
-    )
-    ears, pen = LevelEars(sentence), ListPen(*replies)
-    if voice:
-        serve(settings.voice.socket, ears, pen)
-    holder: list[Companion] = []
-    panel = open_panel(settings.panel, lambda event: holder[0].post(event))
-    card = WavCard(clips, tail=0.3, preroll=0.5, speed=SPEED)
-    memory = Memory(folder / "memory.db")
-    seen: list[State] = []
-    companion = Companion(
-        settings, panel, card, open_headset(settings.headset), memory, sounds.load(FIRMWARE / "sounds"),
-        lambda kind, value: seen.append(value[1]) if kind == "state" else None,
-    )
-    holder.append(companion)
-    home = SimpleNamespace(companion=companion, panel=panel, card=card, memory=memory, ears=ears, pen=pen, seen=seen, settings=settings)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(companion.run)
-        if voice:
-            await becomes(home, State.READY)
-        yield home
-        tasks.cancel_scope.cancel()
-    panel.close()
-    memory.close()
+pytestmark = pytest.mark.anyio
+WHOLE_TURN = [State.READY, State.LISTENING, State.THINKING, State.SPEAKING, State.READY]
 
 
-async def becomes(home: Any, state: State, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while home.companion.state is not state:
-        assert time.monotonic() < deadline, f"still {home.companion.state}, never {state}: {home.seen}"
-        await anyio.sleep(0.005)
-    assert home.panel.lit() == light(state).rgb or light(state).blink
+class SpokenTexts(ToneVoice):
+    """The tone voice, keeping every text it was given."""
 
+    def __init__(self) -> None:
+        self.texts: list[str] = []
 
-async def press(home: Any) -> None:
-    """Hold until the recording is over, then let go."""
-    home.panel.press_talk()
-    await becomes(home, State.LISTENING)
-    while not home.card.clip_over:
-        await anyio.sleep(0.005)
-    home.panel.release_talk()
-
-
-@pytest.mark.anyio
-async def test_a_press_is_answered_and_remembered(tmp_path: Path) -> None:
-    async with bedside(tmp_path, [SPEECH]) as home:
-        await press(home)
-        await becomes(home, State.SPEAKING)
-        await becomes(home, State.READY)
-        (turn,) = home.memory.recent(5)
-    assert turn.heard.text == "I slept badly"
-    assert turn.reply == "That sounds hard. Tell me more."
-    assert turn.engine == "tone"
-    assert set(turn.latency) == {"release_to_heard", "release_to_first_clause", "release_to_first_audio"}
-    assert home.seen == [State.READY, State.LISTENING, State.THINKING, State.SPEAKING, State.READY]
-    # Pre-roll, the whole clip and the tail reached the recogniser.
-    assert home.ears.clips[0] >= 1.8 * MIC_RATE
-    assert len(home.card.heard_by_patient) == pytest.approx(turn.played * 24_000, abs=24)
-    assert turn.played > 0.5
+    def frames(self, text: str) -> Any:
+        self.texts.append(text)
+        return super().frames(text)
 
 
 @pytest.fixture
@@ -107,10 +35,202 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.mark.anyio
-async def test_events_without_a_row_change_nothing(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def _all_logs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="bedside")
+
+
+async def test_a_press_is_answered_and_remembered(tmp_path: Path) -> None:
+    async with bedside(tmp_path, [SPEECH]) as home:
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        (turn,) = home.memory.recent(5)
+    assert turn.heard.text == SENTENCE
+    assert turn.reply == REPLY
+    assert turn.engine == "tone"
+    assert set(turn.latency) == {"release_to_heard", "release_to_first_clause", "release_to_first_audio"}
+    assert home.seen == WHOLE_TURN
+    # Pre-roll, the whole clip and the tail reached the recogniser.
+    assert home.ears.clips[0] >= 1.8 * MIC_RATE
+    spoken = [frame for clause in ("That sounds hard.", "Tell me more.") for frame in ToneVoice().frames(clause)]
+    assert np.array_equal(heard(home), np.concatenate(spoken))
+    assert turn.played == pytest.approx(len(heard(home)) / 24_000, abs=1e-3)
+
+
+async def test_every_state_of_a_turn_shows_its_row_on_the_pins(tmp_path: Path) -> None:
+    async with bedside(tmp_path, [SPEECH]) as home:
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+    assert [state for state, _ in home.entered] == WHOLE_TURN
+    for state, pins in home.entered:
+        assert pins == LIGHTS[state].rgb, state
+
+
+async def test_events_without_a_row_change_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with bedside(tmp_path, []) as home:
-        home.companion.post(Event.RELEASE)
-        home.companion.post(Event.SPOKEN)
-        await anyio.sleep(0.05)
+        for event in (Event.RELEASE, Event.SPOKEN, Event.FIRST_AUDIO, Event.ACKNOWLEDGE, Event.NOTHING):
+            home.companion.post(event)
+        await until(lambda: len(lines(caplog, "ignored state=ready")) == 5, "five ignored events")
+        assert home.seen == [State.READY]
+        assert len(heard(home)) == 0
+
+
+async def test_fifteen_fast_taps_say_nothing_and_the_next_press_is_answered(tmp_path: Path) -> None:
+    async with bedside(tmp_path, [SPEECH] * 16) as home:
+        for _ in range(15):
+            home.panel.press_talk()
+            home.panel.release_talk()
+        await until(lambda: len(home.seen) == 31, "fifteen taps")
+        assert home.seen == [State.READY] + [State.LISTENING, State.READY] * 15
+        assert home.panel.lit() == LIGHTS[State.READY].rgb
+        assert home.memory.recent(5) == []
+        assert len(heard(home)) == 0
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        (turn,) = home.memory.recent(5)
+        assert (turn.reply, home.pen.asked) == (REPLY, [(SENTENCE, False)])
+        assert len(home.ears.clips) == 1
+
+
+async def test_a_press_while_thinking_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with bedside(tmp_path, [SPEECH, SPEECH]) as home:
+        home.pen.gate.clear()
+        await press(home)
+        await until(lambda: home.pen.asked, "the plan")
+        for _ in range(3):
+            home.panel.press_talk()
+            home.panel.release_talk()
+        await until(lambda: len(lines(caplog, "ignored state=thinking")) == 6, "six ignored events")
+        assert home.companion.state is State.THINKING
+        home.pen.gate.set()
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        (turn,) = home.memory.recent(5)
+        assert (turn.heard.text, turn.reply) == (SENTENCE, REPLY)
+        assert home.card.clips_left == 1
+    assert home.seen == WHOLE_TURN
+
+
+async def test_a_stuck_button_is_answered_after_its_time_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TIMEOUTS, State.LISTENING, 0.5)
+    async with bedside(tmp_path, [np.tile(SPEECH, 60)]) as home:
+        home.panel.press_talk()
+        await becomes(home, State.THINKING)
+        assert not home.card.clip_over
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        assert lines(caplog, "state was=listening now=thinking event=timeout")
+        home.panel.release_talk()
+        await until(lambda: lines(caplog, "ignored state=ready event=release"), "the late release")
+        (turn,) = home.memory.recent(5)
+        assert turn.reply == REPLY
+    assert home.seen == WHOLE_TURN
+
+
+async def test_silence_is_asked_to_say_it_again(tmp_path: Path) -> None:
+    async with bedside(tmp_path, [np.tile(SILENCE, 8)]) as home:
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        assert np.array_equal(heard(home), SOUNDS["again"])
+        assert home.memory.recent(5) == []
+    assert home.pen.asked == []
+
+
+async def test_a_short_silent_press_stays_quiet(tmp_path: Path) -> None:
+    async with bedside(tmp_path, [SILENCE]) as home:
+        await press(home)
+        await becomes(home, State.READY)
+        assert len(heard(home)) == 0
+        assert home.memory.recent(5) == []
+    assert home.seen == [State.READY, State.LISTENING, State.THINKING, State.READY]
+
+
+async def test_barge_in_silences_at_once_and_keeps_what_was_heard(tmp_path: Path) -> None:
+    async with bedside(tmp_path, [SPEECH, np.tile(SPEECH, 4)], replies=(LONG, REPLY)) as home:
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await until(lambda: home.card.played > 2.0, "two seconds of the reply")
+        home.panel.press_talk()
+        await becomes(home, State.LISTENING)
+        of_old = len(heard(home))
+        await until(lambda: home.card.clip_over, "the end of the recording")
+        assert len(heard(home)) == of_old
+        home.panel.release_talk()
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        first, second = home.memory.recent(5)
+        assert len(heard(home)) == of_old + round(second.played * 24_000)
+    assert first.reply.endswith("—")
+    kept = first.reply.removesuffix(" —")
+    assert LONG.startswith(kept)
+    assert 2 < len(kept.split()) < len(LONG.split())
+    assert first.played == pytest.approx(of_old / 24_000, abs=1e-3)
+    assert (second.heard.text, second.reply) == (SENTENCE, REPLY)
+    assert home.seen == [*WHOLE_TURN[:-1], *WHOLE_TURN[1:]]
+
+
+async def test_the_pen_is_told_of_the_turns_before_as_they_were_heard(tmp_path: Path) -> None:
+    requests: list[dict[str, Any]] = []
+
+    class Notebook(AskedPen):
+        def plan(self, request: dict[str, Any], bank: bool) -> Any:
+            requests.append(request)
+            return super().plan(request, bank)
+
+    async with bedside(tmp_path, [SPEECH] * 2, pen=Notebook("First reply.", "Second reply.")) as home:
+        for _ in range(2):
+            await press(home)
+            await becomes(home, State.SPEAKING)
+            await becomes(home, State.READY)
+    assert requests[0]["before"] == []
+    assert requests[1]["before"] == [[SENTENCE, "First reply."]]
+    assert requests[1]["avoid"] == ["First reply."]
+
+
+async def test_a_clause_that_must_not_be_said_is_never_sent_to_the_voice(tmp_path: Path) -> None:
+    throat = SpokenTexts()
+    async with bedside(tmp_path, [SPEECH], replies=("Thank you. You should take two tablets now.",), throat=throat) as home:
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        (turn,) = home.memory.recent(5)
+    assert throat.texts == ["Thank you.", SAFE_CLAUSE]
+    assert turn.reply == f"Thank you. {SAFE_CLAUSE}"
+
+
+async def test_the_bank_answers_when_the_chat_model_says_what_must_not_be_said(tmp_path: Path) -> None:
+    throat, pen = SpokenTexts(), AskedPen("You should take two tablets now.", name="chat", from_bank="What helped before?")
+    async with bedside(tmp_path, [SPEECH], pen=pen, throat=throat) as home:
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        (turn,) = home.memory.recent(5)
+    assert throat.texts == ["What helped before?"]
+    assert turn.reply == "What helped before?"
+    assert pen.asked == [(SENTENCE, False), (SENTENCE, True)]
+
+
+async def test_a_voice_that_stands_in_is_said_by_the_light(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with bedside(tmp_path, [], about={"stand_in": "no CUDA"}) as home:
+        assert home.panel.lit() == STAND_IN.rgb
+        await until(lambda: home.panel.lit() == (0, 0, 0), "the dark half")
+        await until(lambda: home.panel.lit() == STAND_IN.rgb, "the lit half")
         assert home.companion.state is State.READY
+    assert lines(caplog, "stand_in") == ['stand_in voice=tone reason="no CUDA"']
+
+
+async def test_a_session_of_a_thousand_turns_is_still_answered(tmp_path: Path) -> None:
+    """The replies of a long session must not outgrow the wire's longest line."""
+    async with bedside(tmp_path, [SPEECH]) as home:
+        home.companion.said += [f"{number} {LONG}" for number in range(1000)]
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        assert home.memory.recent(5)[-1].reply == REPLY
+    assert home.seen == WHOLE_TURN

@@ -51,8 +51,9 @@ def unpack_head(line: bytes) -> tuple[dict[str, Any], int]:
         head = json.loads(line)
         size = int(head.pop("bytes"))
         head["kind"], head["turn"] = str(head["kind"]), int(head["turn"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise VoiceLost(f"the voice socket carried something else: {line[:60]!r}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        # Not the line itself: it may hold a patient's words, and this sentence is logged.
+        raise VoiceLost(f"the voice socket carried a line of {len(line)} bytes that is no header") from error
     if not 0 <= size <= MAX_PCM or size % 2:
         raise VoiceLost(f"the voice socket announced {size} bytes of sound")
     return head, size

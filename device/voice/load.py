@@ -94,7 +94,7 @@ def load(settings: Settings, status: Callable[[str], None]) -> tuple[Ears, Pen, 
     from device.voice.listen import Listener
 
     hush_libraries()
-    folder = Path(settings.models.folder).expanduser()
+    folder = Path(settings.models.folder)
     device = choose_device(settings.voice.device)
     status("loading speech recognition")
     ears = Listener(

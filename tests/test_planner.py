@@ -1,0 +1,106 @@
+"""A reply cut into clauses, what was heard of it, and what may be said of the headset. Pure, so by property."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device.planner import affect_sentence, clauses, messages, part_heard
+from device.turn import Affect
+
+TEXT = st.text(alphabet="ab .,;:!?…—–\"')\n", max_size=80)
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("That sounds hard. Tell me more.", ["That sounds hard.", "Tell me more."]),
+        ("Yes, I am here.", ["Yes, I am here."]),
+        ("When you woke up this morning, were you warm?", ["When you woke up this morning,", "were you warm?"]),
+        ("Rest; then tell me!", ["Rest;", "then tell me!"]),
+        ('She said "stop." Then she left', ['She said "stop.', "Then she left"]),
+        ("It was 3.5 degrees. Cold!", ["It was 3.5 degrees.", "Cold!"]),
+        ("no end at all", ["no end at all"]),
+        ("  \n ", []),
+    ],
+)
+def test_a_reply_is_cut_where_a_speaker_breathes(text: str, cut: list[str]) -> None:
+    assert list(clauses([text])) == cut
+
+
+def test_a_clause_is_spoken_before_the_next_is_written() -> None:
+    written: list[str] = []
+
+    def pen() -> object:
+        for piece in ("That sounds hard. ", "Tell me more."):
+            written.append(piece)
+            yield piece
+
+    assert next(clauses(pen())) == "That sounds hard."  # type: ignore[arg-type]
+    assert written == ["That sounds hard. "]
+
+
+@given(TEXT)
+def test_streaming_by_the_letter_cuts_as_the_whole_does(text: str) -> None:
+    assert list(clauses(text)) == list(clauses([text]))
+
+
+@given(st.text(alphabet="ab .,;:!?…—–\n", max_size=80))
+def test_no_word_is_lost(text: str) -> None:
+    assert " ".join(clauses([text])).split() == text.split()
+
+
+CLAUSES = [("That sounds hard.", 1.2), ("Please tell me more.", 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("played", "words"),
+    [
+        (0.0, ""),
+        (-1.0, ""),
+        (0.5, "That —"),
+        (1.2, "That sounds hard."),
+        (2.2, "That sounds hard. Please tell —"),
+        (3.2, "That sounds hard. Please tell me more."),
+        (99.0, "That sounds hard. Please tell me more."),
+    ],
+)
+def test_what_was_heard_is_told_by_the_seconds_played(played: float, words: str) -> None:
+    assert part_heard(CLAUSES, played) == words
+
+
+def test_a_clause_without_sound_was_not_heard() -> None:
+    assert part_heard([("Never spoken.", 0.0)], 0.0) == ""
+
+
+@given(st.floats(0, 10))
+def test_more_played_is_never_fewer_words(played: float) -> None:
+    def count(seconds: float) -> int:
+        return len(part_heard(CLAUSES, seconds).replace("—", "").split())
+
+    assert count(played) <= count(played + 0.3) <= 7
+
+
+@pytest.mark.parametrize(
+    ("affect", "says"),
+    [
+        (Affect(engagement=0.9, confidence=0.69), ""),
+        (Affect(engagement=None, confidence=0.9), ""),
+        (Affect(reason="no headset"), ""),
+        (Affect(engagement=0.9, confidence=0.7), "more engaged"),
+        (Affect(engagement=-0.9, confidence=0.9), "less engaged"),
+    ],
+)
+def test_the_headset_is_spoken_of_only_when_it_is_sure(affect: Affect, says: str) -> None:
+    sentence = affect_sentence(affect)
+    assert says in sentence
+    assert bool(says) == bool(sentence)
+
+
+def test_the_prompt_holds_the_last_six_turns_and_the_persona() -> None:
+    prompt = messages(" Be kind. ", [(f"q{n}", f"a{n}") for n in range(8)], "hello", "More engaged.")
+    assert prompt[0] == {"role": "system", "content": "Be kind. More engaged."}
+    assert [m["content"] for m in prompt[1:3]] == ["q2", "a2"]
+    assert prompt[-1] == {"role": "user", "content": "hello"}
+    assert len(prompt) == 14

@@ -1,0 +1,31 @@
+"""The README says what the code does: its tables are read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from device.__main__ import parser
+from device.config import OVERRIDES, rows
+from device.states import LIGHTS, TIMEOUTS, State
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_setting_is_in_the_table_with_its_default_and_meaning() -> None:
+    wanted = [f"| `{key}` | `{default}` | {meaning} |" for key, default, meaning in rows()]
+    table = README.split("| setting | default | meaning |")[1].split("\n\n")[0].splitlines()[2:]
+    assert table == wanted
+
+
+def test_every_state_is_in_the_table_with_its_light_and_time_out() -> None:
+    for state in State:
+        limit = f"{TIMEOUTS[state]:.0f} s" if state in TIMEOUTS else "no limit"
+        assert f"| {state.value} | {LIGHTS[state].words} | {limit} |" in README
+
+
+def test_every_command_and_override_is_named() -> None:
+    (commands,) = parser()._subparsers._group_actions  # type: ignore[union-attr]
+    for name in commands.choices:  # type: ignore[union-attr]
+        assert f"bedside {name}" in README or f"scripts/{name}" in README
+    for variable in OVERRIDES:
+        assert variable in README
