@@ -60,6 +60,7 @@ class Companion:
         self._over.set()
         self._number = 0
         self._alarmed = 0.0
+        self._overdue = False
         self._alert: Alert | None = None
 
     def post(self, event: Event) -> None:
@@ -79,7 +80,7 @@ class Companion:
                 self._tasks.start_soon(self._keep_voice)
                 self._tasks.start_soon(self._supervise)
                 async for event in self._events:
-                    await self._take(event)
+                    self._take(event)
         finally:
             notify("STOPPING=1")
             self.headset.close()
@@ -87,7 +88,8 @@ class Companion:
 
     # Events and states -------------------------------------------------------------------------
 
-    async def _take(self, event: Event) -> None:
+    def _take(self, event: Event) -> None:
+        """Never waits: the call button must not stand in line behind a slow disk or a hung voice."""
         before = self.state
         if (before, event) not in TRANSITIONS or self._too_early(event):
             log("ignored", state=before.value, event=event.value)
@@ -101,12 +103,12 @@ class Companion:
         if after is State.THINKING:
             self.audio.listen(False)
         elif after is State.LISTENING:
-            await self._end_turn()
+            self._silence_turn()
             self._begin_turn()
         elif after is State.ALERTING:
             self._raise_alarm(before, event)
         elif event in (Event.TAP, Event.LOST, Event.TIMEOUT):
-            await self._end_turn()
+            self._silence_turn()
             if after is State.FAULT and before in (State.LISTENING, State.THINKING, State.SPEAKING):
                 self._play("cant_answer")
         elif event is Event.ACKNOWLEDGE:
@@ -115,15 +117,21 @@ class Companion:
             self._tasks.start_soon(anyio.to_thread.run_sync, self.caregiver.acknowledged)
 
     def _too_early(self, event: Event) -> bool:
-        """The hold that began the alert must not end it: a patient in need holds the call button long."""
-        hold = self.settings.panel.acknowledge_seconds + 0.5
-        return event is Event.ACKNOWLEDGE and time.monotonic() - self._alarmed < hold
+        """Two events that may be older than the state they meet.
+
+        The hold that began an alert must not end it: a patient in need holds the call button long.
+        A time-out that was queued behind the event which ended its state is no time-out.
+        """
+        now = time.monotonic()
+        if event is Event.TIMEOUT:
+            return now - self.since <= TIMEOUTS[self.state]
+        return event is Event.ACKNOWLEDGE and now - self._alarmed < self.settings.panel.acknowledge_seconds + 0.5
 
     def _enter(self, state: State, event: Event) -> None:
         now = time.monotonic()
         if state is not self.state:
             log("state", was=self.state.value, now=state.value, event=event.value, seconds=now - self.since)
-        self.state, self.since = state, now
+        self.state, self.since, self._overdue = state, now, False
         self.history.append((now, state.value))
         self._show()
         notify(f"STATUS={state.value}")
@@ -147,7 +155,6 @@ class Companion:
                 self._alert = Alert("call_someone", "call button", "calling")
         assert self._alert is not None
         self._silence_turn()
-        self.audio.stop()
         self._play(self._alert.message)
         self._tasks.start_soon(anyio.to_thread.run_sync, self.caregiver.call, self._alert.kind, self._alert.rule)
         self.watch("call", self._alert)
@@ -155,50 +162,52 @@ class Companion:
     # The turn ----------------------------------------------------------------------------------
 
     def _begin_turn(self) -> None:
+        """The microphone first, so that no word is lost while the last turn is still being stored."""
+        self.audio.listen(True)
         self._number += 1
-        self._over = anyio.Event()
-        self._tasks.start_soon(self._turn, self._number, self._over)
+        before, self._over = self._over, anyio.Event()
+        if self.voice is None:
+            self.post(Event.LOST)
+            self._over = before
+            return
+        self._exchange, self._scope = Exchange(self, self.voice, self._number), anyio.CancelScope()
+        self._tasks.start_soon(self._turn, self.voice, self._exchange, self._scope, before, self._over)
 
     def _silence_turn(self) -> None:
         """Cancel the turn that runs, if any, and silence it now; storing goes on behind."""
         if self._scope is not None and self._exchange is not None:
             self._exchange.cut_short()
-            self.audio.stop()
-            self.audio.listen(False)
             self._scope.cancel()
+        self.audio.stop()
+        self.audio.listen(False)
 
-    async def _end_turn(self) -> None:
-        """Silence the turn that runs, and wait until what was heard of it is stored."""
-        self._silence_turn()
-        await self._over.wait()
+    async def _turn(self, voice: Voice, exchange: Exchange, scope: anyio.CancelScope, before: anyio.Event, over: anyio.Event) -> None:
+        """One turn, from the press to the last sample. Barge-in, alert and fault cancel it.
 
-    async def _turn(self, number: int, over: anyio.Event) -> None:
-        """One turn, from the press to the last sample. Barge-in, alert and fault cancel it."""
-        try:
-            if self.voice is None:
-                self.post(Event.LOST)
-                return
-            voice, exchange, outcome = self.voice, Exchange(self, self.voice, number), None
-            self._exchange = exchange
-            with anyio.CancelScope() as scope:
-                self._scope = scope
-                try:
-                    outcome = await exchange.run()
-                except VoiceLost as error:
-                    log("voice_lost", reason=error)
-                    outcome = Event.LOST
-                    exchange.cut_short()
-            self._scope = self._exchange = None
-            with anyio.CancelScope(shield=True):
-                if scope.cancelled_caught:
-                    outcome = None
-                    await self._tell(voice, "stop", number)
-                await self._tell(voice, "said", number, spoken=exchange.spoken())
-                await self._store(exchange)
-            if outcome is not None:
-                self.post(outcome)
-        finally:
+        It begins when the turn `before` is stored and sets `over` when it is stored itself.
+        """
+        outcome: Event | None = None
+        with scope:
+            await before.wait()
+            try:
+                outcome = await exchange.run()
+            except VoiceLost as error:
+                log("voice_lost", reason=error)
+                outcome = Event.LOST
+        with anyio.CancelScope(shield=True):
+            if self._exchange is exchange:
+                self._exchange = self._scope = None
+            if outcome is Event.LOST:
+                exchange.cut_short()
+                self.post(Event.LOST)  # at once: the light and the calm sentence don't wait for the disk
+            if scope.cancelled_caught or outcome is Event.LOST:
+                await self._tell(voice, "stop", exchange.number)
+            await self._tell(voice, "said", exchange.number, spoken=exchange.spoken())
+            await before.wait()
+            await self._store(exchange)
             over.set()
+            if outcome is not None and outcome is not Event.LOST and not scope.cancelled_caught:
+                self.post(outcome)
 
     async def _tell(self, voice: Voice, kind: str, number: int, **fields: Any) -> None:
         with contextlib.suppress(VoiceLost):  # then there is nobody left to tell
@@ -280,9 +289,9 @@ class Companion:
         beaten, opened = 0.0, time.monotonic()
         while True:
             now = time.monotonic()
-            if now - self.since > TIMEOUTS.get(self.state, float("inf")):
+            if now - self.since > TIMEOUTS.get(self.state, float("inf")) and not self._overdue:
+                self._overdue = True  # said once; entering a state, be it the same, takes it back
                 await self._events_in.send(Event.TIMEOUT)
-                self.since = now
             sound = self.audio.alive()
             slow = self.state is State.STARTING and now - self.since < SOUND_PATIENCE
             if not sound and not slow and self.state not in (State.FAULT, State.ALERTING):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from device.daemon import Companion
 
 LOOK = 0.02  # seconds between two looks at the sound card: four to each 80 ms frame
+SECONDS_A_WORD = 0.4  # of calm speech, where the real length is not known yet
 SHORT_PRESS = 0.6  # seconds: silence in a press this short needs no answer
 # What is told of earlier replies, so that none is said twice: 16 KB at most, for the wire's line is
 # 64 KB and a session lasts weeks.
@@ -29,7 +30,7 @@ AVOIDED, BEGINNING = 200, 80
 
 class Exchange:
     def __init__(self, companion: Companion, voice: Voice, number: int) -> None:
-        self._home, self._voice, self._number = companion, voice, number
+        self._home, self._voice, self.number = companion, voice, number
         self._in, self._out = anyio.create_memory_object_stream[Message | None](10_000)
         self._history = companion.history  # this turn's own list: the next press begins another
         self._about = companion.about or {}  # the voice that speaks, should it be gone at the end
@@ -41,12 +42,13 @@ class Exchange:
         self.latency: dict[str, float] = {}
         self._clauses: list[str] = []  # asked to be spoken, in order
         self._seconds: list[float] = []  # of audio that came for each
+        self._spoken = 0  # clauses whose sound has come whole
         self._reply: str | None = None
         self._played = 0.0
 
     def deliver(self, message: Message) -> None:
         """A message of the voice process; one of an older turn is dropped."""
-        if message.turn == self._number:
+        if message.turn == self.number:
             self._in.send_nowait(message)
 
     def lost(self) -> None:
@@ -74,21 +76,19 @@ class Exchange:
     async def _listen(self) -> None:
         """Blocks go to the voice process while the patient speaks, so that little is left at release."""
         home = self._home
-        home.audio.stop()
-        home.audio.listen(True)
-        await self._voice.send("press", self._number)
+        await self._voice.send("press", self.number)
         done = False
         while not done:
             pcm, done = home.audio.take()
             if len(pcm):
-                await self._voice.send("block", self._number, pcm)
+                await self._voice.send("block", self.number, pcm)
             if not done:
                 await anyio.sleep(LOOK)
 
     async def _recognise(self) -> Heard:
         # The patient's own clock: it starts when the button came up, not when the tail was recorded.
         self._released = next(t for t, state in reversed(self._history) if state == "thinking")
-        await self._voice.send("release", self._number)
+        await self._voice.send("release", self.number)
         message = await self._next("heard")
         self._mark("release_to_heard")
         return Heard(message.fields["text"], message.fields["seconds"], message.fields["confidence"])
@@ -106,17 +106,17 @@ class Exchange:
         await self._plan(heard, number, bank=False)
         home.said.append("")
         home.audio.begin()
-        planned, spoken = False, 0
-        while not (planned and spoken == len(self._clauses)):
+        planned = False
+        while not (planned and self._spoken == len(self._clauses)):
             message = await self._next("clause", "planned", "audio", "spoken")
             if message.kind == "audio":
-                self._seconds[spoken] += len(message.pcm) / VOICE_RATE
+                self._seconds[self._spoken] += len(message.pcm) / VOICE_RATE
                 home.audio.play(message.pcm)
                 if "release_to_first_audio" not in self.latency:
                     self._mark("release_to_first_audio")
                     home.post(Event.FIRST_AUDIO)
             elif message.kind == "spoken":
-                spoken += 1
+                self._spoken += 1
             elif message.fields["number"] != number:
                 continue  # of a plan that was given up
             elif message.kind == "planned":
@@ -135,7 +135,7 @@ class Exchange:
         before = self._home.turns[-REMEMBERED:]
         await self._voice.send(
             "plan",
-            self._number,
+            self.number,
             number=number,
             bank=bank,
             heard=heard.text,
@@ -150,7 +150,7 @@ class Exchange:
         self._clauses.append(clause)
         self._home.said[-1] = " ".join(self._clauses)
         self._seconds.append(0.0)
-        await self._voice.send("speak", self._number, text=clause)
+        await self._voice.send("speak", self.number, text=clause)
 
     async def _drain(self) -> None:
         while self._home.audio.pending > 0:
@@ -174,7 +174,12 @@ class Exchange:
         if self._reply is not None:
             return
         self._played = self._home.audio.played
-        self._reply = part_heard(list(zip(self._clauses, self._seconds, strict=True)), self._played)
+        # A clause whose sound is still coming is longer than what has come of it.
+        whole = [
+            (clause, seconds if index < self._spoken else max(seconds, SECONDS_A_WORD * len(clause.split())))
+            for index, (clause, seconds) in enumerate(zip(self._clauses, self._seconds, strict=True))
+        ]
+        self._reply = part_heard(whole, self._played)
 
     def spoken(self) -> list[tuple[str, int]]:
         """(clause, frames of it that were heard) for the voice's own history, in order."""

@@ -48,7 +48,7 @@ def draw(file: Path, story: Story, clips: list[Any], answers: list[tuple[float, 
         _captions(talk, story, left)
         talk.set(ylim=(-2.2, 2.6), yticks=[], xticks=[])
         _eeg(brain, story)
-    axes[0][0].legend(loc="lower right", ncols=7, fontsize=8)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
     axes[-1][0].set_xlabel("seconds since the demo began")
     figure.savefig(file, dpi=75)
     plt.close(figure)

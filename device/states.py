@@ -73,7 +73,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.FAULT, E.VOICE_READY): S.READY,
     # A person in danger or in need comes first, wherever we are.
     **{(s, e): S.ALERTING for s in State for e in (E.ALERT, E.CALL)},
-    **{(s, E.LOST): S.FAULT for s in State if s is not S.ALERTING},
+    **{(s, E.LOST): S.FAULT for s in State if s not in (S.ALERTING, S.FAULT)},
     # The time-outs of TIMEOUTS, below.
     (S.STARTING, E.TIMEOUT): S.FAULT,
     (S.LISTENING, E.TIMEOUT): S.THINKING,  # a stuck button must not hold the words for ever

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -227,3 +228,19 @@ async def test_the_log_never_holds_the_words_of_anyone(tmp_path: Path, caplog: p
     assert "voice_failed" in told
     for word in ("marmalade", "zebra", "porcupine", "sonata", "hums", CRISIS.lower()):
         assert word not in told
+
+
+async def test_the_call_button_does_not_wait_for_a_disk_that_hangs(tmp_path: Path) -> None:
+    async with bedside(tmp_path, [SPEECH, SPEECH]) as home:
+        other = sqlite3.connect(tmp_path / "memory.db", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")  # a real lock: storing waits for it
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        home.panel.press_talk()  # barge-in: the cut turn wants to be stored
+        await becomes(home, State.LISTENING)
+        home.panel.press_call()
+        await becomes(home, State.ALERTING, 1.0)
+        await until(lambda: ends_with(heard(home), "calling"), "the recorded message")
+        other.execute("ROLLBACK")
+        other.close()
+        await until(lambda: home.memory.recent(5), "the turn that waited to be stored")
