@@ -13,7 +13,7 @@ from pathlib import Path
 
 import anyio
 
-from device import sounds
+from device import logs, sounds
 from device.audio import open_audio
 from device.config import FIRMWARE, Settings
 from device.daemon import Companion
@@ -31,6 +31,7 @@ def live_demo(settings: Settings) -> int:
     print("space: speak, space again: done; c: call; a: hold the call button (acknowledge); q: leave")
     with tempfile.TemporaryDirectory(prefix="bedside-live-") as folder:
         settings = simulated(settings, Path(folder), "").model_copy(update={"audio": card})
+        logs.setup(settings.log.level)  # the time line is what a person reads here
         with voice_process(settings):
             anyio.run(_live, settings)
     return 0

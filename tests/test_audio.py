@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
+from pulse import Pulse, until
 
 from device import config
 from device.audio import SoundLost, WavCard, open_audio
@@ -27,14 +24,6 @@ class HandClock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def until(true: Callable[[], object], what: str, seconds: float = 10.0) -> None:
-    """Wait for `true()`, at most `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.01)
 
 
 def ramp(samples: int, start: int = 1) -> np.ndarray:
@@ -170,59 +159,6 @@ def test_ten_times_faster_is_ten_times_faster(clock: HandClock) -> None:
 
 
 # --- the real card -------------------------------------------------------------------------------
-
-
-class Pulse:
-    """A PulseAudio daemon with one null sink, in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.socket = folder / "native"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.log = folder / "log"
-
-    def start(self) -> None:
-        command = [
-            "pulseaudio", "-n", "--daemonize=no", "--use-pid-file=no", "--exit-idle-time=-1",
-            "--disallow-exit", "--log-target=stderr",
-            f"--load=module-native-protocol-unix socket={self.socket} auth-anonymous=1",
-            "--load=module-null-sink sink_name=loop rate=48000 channels=1",
-        ]  # fmt: skip
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log)
-
-        def answers() -> bool:
-            return subprocess.run(["pactl", "info"], capture_output=True).returncode == 0
-
-        until(answers, f"pulseaudio answers; it said: {self.log.read_text()[-500:]}")
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(10)
-            self.process = None
-
-
-@pytest.fixture(scope="module")
-def pulse() -> Iterator[Pulse]:
-    """PulseAudio as ALSA's only and default card."""
-    if shutil.which("pulseaudio") is None:
-        pytest.skip("pulseaudio is not installed: apt-get install pulseaudio pulseaudio-utils")
-    folder = Path(tempfile.mkdtemp(prefix="bed"))  # short: a socket's path has 108 characters
-    alsa = folder / "asound.conf"
-    alsa.write_text("pcm.!default { type pulse }\nctl.!default { type pulse }\n")
-    daemon = Pulse(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("XDG_RUNTIME_DIR", "PULSE_RUNTIME_PATH", "XDG_CONFIG_HOME"):
-            patch.setenv(name, str(folder))
-        patch.setenv("PULSE_COOKIE", str(folder / "cookie"))
-        patch.setenv("PULSE_SERVER", f"unix:{daemon.socket}")
-        patch.setenv("ALSA_CONFIG_PATH", str(alsa))
-        try:
-            daemon.start()
-            yield daemon
-        finally:
-            daemon.kill()
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
