@@ -76,7 +76,8 @@ class Story:
         self.line(now, f"heard      “{turn.heard.text}”  ({turn.heard.seconds:.1f} s, confidence {turn.heard.confidence:.2f})")
         words = turn.affect.reason or f"confidence {turn.affect.confidence:.2f}"
         self.line(now, f"affect     {words}")
-        self.line(now, f"reply      “{turn.reply}”  ({turn.engine}, {turn.precision})")
+        voice = "recorded message" if turn.alert else f"{turn.engine}, {turn.precision}"
+        self.line(now, f"reply      “{spoken_words(turn)}”  ({voice})")
         self.line(now, "latency    " + ", ".join(f"{k.replace('_', ' ')} {v:.2f} s" for k, v in turn.latency.items()))
 
     def line(self, at: float, text: str) -> None:
@@ -129,6 +130,11 @@ async def press_and_wait(story: Story, companion: Companion, panel: SimulatedPan
         await until(lambda: companion.state is not State.ALERTING, 10, "the caregiver's acknowledgement")
         panel.release_call()
         await until(lambda: companion.state is State.READY, PATIENCE, "the device to be ready again")
+
+
+def spoken_words(turn: Turn) -> str:
+    """What the turn was answered with: its reply, or the words of the recorded message."""
+    return sounds.texts(FIRMWARE / "sounds")[turn.alert.message] if turn.alert else turn.reply
 
 
 def longest_window(headset: Any) -> Any:
@@ -192,7 +198,7 @@ def write(out: Path, story: Story, clips: list[Any], heard: Any, about: dict[str
         turns.append(
             {
                 "heard": asdict(turn.heard),
-                "reply": turn.reply,
+                "reply": spoken_words(turn),
                 "states": states,
                 "affect": asdict(turn.affect),
                 "alert": asdict(turn.alert) if turn.alert else None,

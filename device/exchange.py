@@ -38,7 +38,7 @@ class Exchange:
         self._released = 0.0
         self.heard: Heard | None = None
         self.alert: Alert | None = None
-        self.affect = Affect()
+        self.affect = Affect(reason="the turn ended before the headset was asked.")
         self.latency: dict[str, float] = {}
         self._clauses: list[str] = []  # asked to be spoken, in order
         self._seconds: list[float] = []  # of audio that came for each
