@@ -175,11 +175,11 @@ class Companion:
 
     def _silence_turn(self) -> None:
         """Cancel the turn that runs, if any, and silence it now; storing goes on behind."""
-        if self._scope is not None and self._exchange is not None:
-            self._exchange.cut_short()
-            self._scope.cancel()
-        self.audio.stop()
+        played = self.audio.stop()
         self.audio.listen(False)
+        if self._scope is not None and self._exchange is not None:
+            self._exchange.cut_short(played)
+            self._scope.cancel()
 
     async def _turn(self, voice: Voice, exchange: Exchange, scope: anyio.CancelScope, before: anyio.Event, over: anyio.Event) -> None:
         """One turn, from the press to the last sample. Barge-in, alert and fault cancel it.
@@ -198,7 +198,8 @@ class Companion:
             if self._exchange is exchange:
                 self._exchange = self._scope = None
             if outcome is Event.LOST:
-                exchange.cut_short()
+                if not exchange.cut:  # else the loop was first, and its calm sentence is being spoken
+                    exchange.cut_short(self.audio.stop())
                 self.post(Event.LOST)  # at once: the light and the calm sentence don't wait for the disk
             if scope.cancelled_caught or outcome is Event.LOST:
                 await self._tell(voice, "stop", exchange.number)

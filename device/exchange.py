@@ -169,11 +169,15 @@ class Exchange:
     def _mark(self, name: str) -> None:
         self.latency[name] = round(time.monotonic() - self._released, 3)
 
-    def cut_short(self) -> None:
-        """The turn was cancelled: only what left the speaker counts as said. Call before `audio.stop()`."""
-        if self._reply is not None:
+    @property
+    def cut(self) -> bool:
+        return self._reply is not None
+
+    def cut_short(self, played: float) -> None:
+        """The turn was cancelled: only the `played` seconds that left the speaker count as said."""
+        if self.cut:
             return
-        self._played = self._home.audio.played
+        self._played = played
         # A clause whose sound is still coming is longer than what has come of it.
         whole = [
             (clause, seconds if index < self._spoken else max(seconds, SECONDS_A_WORD * len(clause.split())))
