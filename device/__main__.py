@@ -108,9 +108,10 @@ def _say(arguments: argparse.Namespace) -> None:
 
     from device import wavs
     from device.turn import VOICE_RATE
-    from device.voice.load import choose_device, load_throat
+    from device.voice.load import choose_device, hush_libraries, load_throat
 
     settings = _settings(arguments, **({"voice": {"engine": arguments.engine}} if arguments.engine else {}))
+    hush_libraries()
     throat, stand_in = load_throat(settings, choose_device(settings.voice.device), lambda text: None)
     if stand_in:
         print(f"bedside: the plain voice stands in for CSM: {stand_in}", file=sys.stderr)
@@ -127,11 +128,13 @@ def _listen(arguments: argparse.Namespace) -> None:
 
     from device import wavs
     from device.turn import MIC_RATE
-    from device.voice.listen import Listener
-    from device.voice.load import choose_device
+    from device.voice.load import choose_device, hush_libraries
 
     settings = _settings(arguments)
     pcm = wavs.read(Path(arguments.file), MIC_RATE)
+    hush_libraries()
+    from device.voice.listen import Listener
+
     folder = Path(settings.models.folder)
     ears = Listener(settings.listen.model, folder, device=choose_device(settings.voice.device), threads=settings.voice.threads)
     heard = ears.transcribe(pcm)

@@ -14,9 +14,9 @@ from typing import Any
 
 import anyio
 
+from device import edges
 from device.affect import estimate
-from device.audio import SoundLost
-from device.beat import notify, watchdog_seconds
+from device.beat import notify
 from device.caregiver import Caregiver
 from device.config import Settings
 from device.exchange import Exchange
@@ -24,11 +24,10 @@ from device.logs import log
 from device.memory import Memory, MemoryFault
 from device.states import TIMEOUTS, TRANSITIONS, Event, State, light, step
 from device.turn import Affect, Alert, Turn
-from device.voice.link import Message, Voice, VoiceLost
+from device.voice.link import Voice, VoiceLost
 
 # A press that can't open a turn is answered by a recorded sentence.
 SENTENCES: dict[State, str] = {State.STARTING: "starting", State.FAULT: "cant_answer"}
-SOUND_PATIENCE = 8.0  # seconds that a card may take to give its first sample
 
 
 class Companion:
@@ -54,13 +53,13 @@ class Companion:
         self.about: dict[str, Any] | None = None  # what the voice said of itself when READY
         self.turns: list[Turn] = []  # of this session, oldest first
         self.said: list[str] = []  # every reply of this session, whole, so that none is said twice
-        self._exchange: Exchange | None = None
+        self.exchange: Exchange | None = None
         self._scope: anyio.CancelScope | None = None
         self._over = anyio.Event()  # set when no turn runs and the last one is stored
         self._over.set()
         self._number = 0
         self._alarmed = 0.0
-        self._overdue = False
+        self.overdue = False
         self._alert: Alert | None = None
 
     def post(self, event: Event) -> None:
@@ -71,14 +70,12 @@ class Companion:
         self._loop = asyncio.get_running_loop()
         self._events_in, self._events = anyio.create_memory_object_stream[Event](1000)
         self._show()
-        # A real card takes seconds to give its first sample; the light must not wait for it.
-        await anyio.to_thread.run_sync(self._open_sound)
         self.headset.start()
         notify("READY=1", "STATUS=waiting for the voice")
         try:
             async with anyio.create_task_group() as self._tasks:
-                self._tasks.start_soon(self._keep_voice)
-                self._tasks.start_soon(self._supervise)
+                for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time):
+                    self._tasks.start_soon(keep, self)
                 async for event in self._events:
                     self._take(event)
         finally:
@@ -131,7 +128,7 @@ class Companion:
         now = time.monotonic()
         if state is not self.state:
             log("state", was=self.state.value, now=state.value, event=event.value, seconds=now - self.since)
-        self.state, self.since, self._overdue = state, now, False
+        self.state, self.since, self.overdue = state, now, False
         self.history.append((now, state.value))
         self._show()
         notify(f"STATUS={state.value}")
@@ -170,15 +167,15 @@ class Companion:
             self.post(Event.LOST)
             self._over = before
             return
-        self._exchange, self._scope = Exchange(self, self.voice, self._number), anyio.CancelScope()
-        self._tasks.start_soon(self._turn, self.voice, self._exchange, self._scope, before, self._over)
+        self.exchange, self._scope = Exchange(self, self.voice, self._number), anyio.CancelScope()
+        self._tasks.start_soon(self._turn, self.voice, self.exchange, self._scope, before, self._over)
 
     def _silence_turn(self) -> None:
         """Cancel the turn that runs, if any, and silence it now; storing goes on behind."""
         played = self.audio.stop()
         self.audio.listen(False)
-        if self._scope is not None and self._exchange is not None:
-            self._exchange.cut_short(played)
+        if self._scope is not None and self.exchange is not None:
+            self.exchange.cut_short(played)
             self._scope.cancel()
 
     async def _turn(self, voice: Voice, exchange: Exchange, scope: anyio.CancelScope, before: anyio.Event, over: anyio.Event) -> None:
@@ -195,8 +192,8 @@ class Companion:
                 log("voice_lost", reason=error)
                 outcome = Event.LOST
         with anyio.CancelScope(shield=True):
-            if self._exchange is exchange:
-                self._exchange = self._scope = None
+            if self.exchange is exchange:
+                self.exchange = self._scope = None
             if outcome is Event.LOST:
                 if not exchange.cut:  # else the loop was first, and its calm sentence is being spoken
                     exchange.cut_short(self.audio.stop())
@@ -238,77 +235,3 @@ class Companion:
         if window is None:
             return Affect(reason=self.headset.reason)
         return estimate(window, rate, None, names)
-
-    # Edges that come and go --------------------------------------------------------------------
-
-    def _open_sound(self) -> None:
-        try:
-            self.audio.open()
-        except SoundLost as error:
-            log("sound_lost", reason=error)
-
-    async def _keep_voice(self) -> None:
-        """Connect, read, and connect again for ever; the state table says what the light shows meanwhile."""
-        said = ""
-        while True:
-            voice: Voice | None = None
-            try:
-                voice = await Voice.connect(self.settings.voice.socket)
-                async for message in voice.messages():
-                    if message.kind == "busy":
-                        raise VoiceLost(message.fields["text"])
-                    said = ""
-                    self._hear_voice(voice, message)
-            except VoiceLost as error:
-                if self.voice is not None or str(error) != said:
-                    log("voice_lost", reason=error)
-                    said = str(error)
-                if self.about is not None:
-                    self.post(Event.LOST)
-                self.voice, self.about = None, None
-                if self._exchange is not None:
-                    self._exchange.lost()
-            if voice is not None:
-                await voice.close()
-            await anyio.sleep(0.5)
-
-    def _hear_voice(self, voice: Voice, message: Message) -> None:
-        if message.kind == "ready":
-            self.voice, self.about = voice, message.fields
-            if message.fields.get("stand_in"):
-                log("stand_in", voice=message.fields["engine"], reason=message.fields["stand_in"])
-                self.watch("stand_in", message.fields["stand_in"])
-        elif message.kind == "status":
-            self.watch("status", message.fields["text"])
-            notify(f"STATUS={message.fields['text']}")
-        elif self._exchange is not None:
-            self._exchange.deliver(message)
-
-    async def _supervise(self) -> None:
-        """Time-outs, the sound card, the watchdog: four looks a second."""
-        beat = watchdog_seconds() / 3
-        beaten, opened = 0.0, time.monotonic()
-        while True:
-            now = time.monotonic()
-            if now - self.since > TIMEOUTS.get(self.state, float("inf")) and not self._overdue:
-                self._overdue = True  # said once; entering a state, be it the same, takes it back
-                await self._events_in.send(Event.TIMEOUT)
-            sound = self.audio.alive()
-            slow = self.state is State.STARTING and now - self.since < SOUND_PATIENCE
-            if not sound and not slow and self.state not in (State.FAULT, State.ALERTING):
-                await self._events_in.send(Event.LOST)
-            if not sound and now - opened > 2.0:
-                opened = now
-                await anyio.to_thread.run_sync(self._reopen_sound)
-            if self.state in (State.STARTING, State.FAULT) and self.about is not None and sound and self.audio.pending == 0:
-                await self._events_in.send(Event.VOICE_READY)
-            if beat and now - beaten >= beat:
-                beaten = now
-                notify("WATCHDOG=1")
-            await anyio.sleep(0.25)
-
-    def _reopen_sound(self) -> None:
-        try:
-            self.audio.reopen()
-        except SoundLost as error:
-            log("sound_lost", reason=error)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from device import models, wavs
+from device.bench import word_errors as errors
 from device.turn import BLOCK, MIC_RATE, Heard
 from device.voice.listen import WINDOW, Listener, Stretches, windows
 from device.voice.whisper import Whisper, Words
@@ -25,16 +26,6 @@ def base(models_folder: Path) -> Listener:
 
 def plain(text: str) -> list[str]:
     return re.sub(r"[^a-z0-9 ]", "", text.lower().replace("-", " ")).split()
-
-
-def errors(wanted: list[str], heard: list[str]) -> int:
-    """Words put in, left out and changed: Levenshtein's distance."""
-    row = list(range(len(heard) + 1))
-    for i, word in enumerate(wanted, 1):
-        corner, row[0] = row[0], i
-        for j, other in enumerate(heard, 1):
-            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (word != other))
-    return row[-1]
 
 
 def clips() -> list[tuple[str, np.ndarray]]:

@@ -1,0 +1,101 @@
+"""The edges that come and go: the voice process, the sound card, and time. Each is watched by one task of the loop.
+
+They post events and touch no state: `states.py` decides what an event means.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+from device.audio import SoundLost
+from device.beat import notify, watchdog_seconds
+from device.logs import log
+from device.states import TIMEOUTS, TRANSITIONS, Event, State
+from device.voice.link import Message, Voice, VoiceLost
+
+if TYPE_CHECKING:
+    from device.daemon import Companion
+
+LOOK = 0.25  # seconds between two looks
+AGAIN = 2.0  # seconds before a lost card or voice is tried again
+SOUND_PATIENCE = 8.0  # seconds that a card may take to give its first sample
+
+
+async def keep_voice(home: Companion) -> None:
+    """Connect, read, and connect again for ever; the state table says what the light shows meanwhile."""
+    said = ""
+    while True:
+        voice: Voice | None = None
+        try:
+            voice = await Voice.connect(home.settings.voice.socket)
+            async for message in voice.messages():
+                if message.kind == "busy":
+                    raise VoiceLost(message.fields["text"])
+                said = ""
+                _hear_voice(home, voice, message)
+        except VoiceLost as error:
+            if home.voice is not None or str(error) != said:
+                log("voice_lost", reason=error)
+                said = str(error)
+            if home.about is not None:
+                home.post(Event.LOST)
+            home.voice, home.about = None, None
+            if home.exchange is not None:
+                home.exchange.lost()
+        if voice is not None:
+            await voice.close()
+        await anyio.sleep(2 * LOOK)
+
+
+def _hear_voice(home: Companion, voice: Voice, message: Message) -> None:
+    if message.kind == "ready":
+        home.voice, home.about = voice, message.fields
+        if message.fields.get("stand_in"):
+            log("stand_in", voice=message.fields["engine"], reason=message.fields["stand_in"])
+            home.watch("stand_in", message.fields["stand_in"])
+    elif message.kind == "status":
+        home.watch("status", message.fields["text"])
+        notify(f"STATUS={message.fields['text']}")
+    elif home.exchange is not None:
+        home.exchange.deliver(message)
+
+
+async def keep_sound(home: Companion) -> None:
+    """Open the card, and open it again whenever its samples stop. A card may take seconds: never on the loop."""
+    said = ""
+    again = home.audio.open
+    while True:
+        if not home.audio.alive():
+            waiting = home.state is State.STARTING and time.monotonic() - home.since < SOUND_PATIENCE
+            if not waiting and (home.state, Event.LOST) in TRANSITIONS:
+                home.post(Event.LOST)
+            try:
+                await anyio.to_thread.run_sync(again)
+                said = ""
+            except SoundLost as error:
+                if str(error) != said:
+                    log("sound_lost", reason=error)
+                    said = str(error)
+                await anyio.sleep(AGAIN)
+            again = home.audio.reopen
+        await anyio.sleep(LOOK)
+
+
+async def keep_time(home: Companion) -> None:
+    """Time-outs, the way back to READY, and the watchdog's beat."""
+    beat, beaten = watchdog_seconds() / 3, 0.0
+    while True:
+        now = time.monotonic()
+        if now - home.since > TIMEOUTS.get(home.state, float("inf")) and not home.overdue:
+            home.overdue = True  # said once; entering a state, be it the same, takes it back
+            home.post(Event.TIMEOUT)
+        whole = home.about is not None and home.audio.alive() and home.audio.pending == 0
+        if whole and home.state in (State.STARTING, State.FAULT):
+            home.post(Event.VOICE_READY)
+        if beat and now - beaten >= beat:
+            beaten = now
+            notify("WATCHDOG=1")
+        await anyio.sleep(LOOK)
