@@ -114,7 +114,7 @@ def _say(arguments: argparse.Namespace) -> None:
     hush_libraries()
     throat, stand_in = load_throat(settings, choose_device(settings.voice.device), lambda text: None)
     if stand_in:
-        print(f"bedside: the plain voice stands in for CSM: {stand_in}", file=sys.stderr)
+        print(f"bedside: {stand_in}", file=sys.stderr)
     frames = list(throat.frames(arguments.text))
     if not frames:
         raise OSError(f"nothing to say in {arguments.text!r}: give a sentence with letters")

@@ -62,7 +62,7 @@ class Story:
             self.line(time.monotonic(), f"voice: {value}")
         elif kind == "stand_in":
             self.stand_in = True
-            self.line(time.monotonic(), f"THE PLAIN VOICE STANDS IN FOR CSM: {value}")
+            self.line(time.monotonic(), f"STAND-IN: {value}")
         elif kind == "call":
             self.calls += 1
             self.line(time.monotonic(), f"CALLING A PERSON ({value.kind}, rule {value.rule})")

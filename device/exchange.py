@@ -71,6 +71,8 @@ class Exchange:
         self.heard = heard
         self.affect = self._home.affect()
         await self._answer(heard)
+        if "release_to_first_audio" not in self.latency:
+            return await self._say_again()  # a plan without a word that can be spoken
         return Event.SPOKEN
 
     async def _listen(self) -> None:
@@ -106,7 +108,7 @@ class Exchange:
         await self._plan(heard, number, bank=False)
         home.said.append("")
         home.audio.begin()
-        planned = False
+        planned, chat = False, self._about["words"] != "bank"
         while not (planned and self._spoken == len(self._clauses)):
             message = await self._next("clause", "planned", "audio", "spoken")
             if message.kind == "audio":
@@ -119,12 +121,12 @@ class Exchange:
                 self._spoken += 1
             elif message.fields["number"] != number:
                 continue  # of a plan that was given up
-            elif message.kind == "planned":
+            elif message.kind == "planned" and (self._clauses or number or not chat):
                 planned = True
-            elif check_reply(message.fields["text"]) == message.fields["text"]:
+            elif message.kind == "clause" and check_reply(message.fields["text"]) == message.fields["text"]:
                 await self._speak(message.fields["text"])
-            elif number == 0 and home.about and home.about["words"] != "bank":
-                number = 1  # the chat model said what must not be said: the reviewed bank answers
+            elif chat and number == 0:
+                number = 1  # the chat model said nothing, or what must not be said: the reviewed bank answers
                 await self._plan(heard, number, bank=True)
             else:
                 await self._speak(SAFE_CLAUSE)

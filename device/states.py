@@ -56,7 +56,7 @@ LIGHTS: dict[State, Light] = {
     S.FAULT: Light((1, 1, 0), 1.0, "yellow, slow"),
 }
 
-# CSM can't run and the packaged plain voice stands in: said by the light, never hidden.
+# What was asked for can't run (CSM, a chat model) and its embedded peer stands in: said, never hidden.
 STAND_IN = Light((0, 1, 0), 3.0, "green, slow")
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -96,7 +96,7 @@ TIMEOUTS: dict[State, float] = {
 
 
 def light(state: State, stand_in: bool = False) -> Light:
-    """What the light shows. `stand_in`: the plain voice speaks because CSM, which was asked for, can't."""
+    """What the light shows. `stand_in`: CSM or the chat model was asked for and can't run."""
     return STAND_IN if stand_in and state is State.READY else LIGHTS[state]
 
 

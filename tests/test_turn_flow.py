@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from home import LONG, REPLY, SENTENCE, SILENCE, SOUNDS, SPEECH, AskedPen, becomes, bedside, heard, lines, press, until
+from home import LONG, REPLY, SENTENCE, SILENCE, SOUNDS, SPEECH, AskedPen, becomes, bedside, ends_with, heard, lines, press, until
 
 from device.reply_rules import SAFE_CLAUSE
 from device.states import LIGHTS, STAND_IN, TIMEOUTS, Event, State
@@ -234,3 +234,22 @@ async def test_a_session_of_a_thousand_turns_is_still_answered(tmp_path: Path) -
         await becomes(home, State.READY)
         assert home.memory.recent(5)[-1].reply == REPLY
     assert home.seen == WHOLE_TURN
+
+
+@pytest.mark.parametrize("nothing", ["", " … "])
+async def test_a_plan_without_words_asks_to_say_it_again(tmp_path: Path, nothing: str) -> None:
+    async with bedside(tmp_path, [SPEECH], replies=(nothing,)) as home:
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        assert ends_with(heard(home), "again")
+
+
+async def test_the_bank_answers_when_the_chat_model_says_nothing(tmp_path: Path) -> None:
+    pen = AskedPen("", name="chat", from_bank="What helped before?")
+    async with bedside(tmp_path, [SPEECH], pen=pen) as home:
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        assert home.memory.recent(1)[0].reply == "What helped before?"
+    assert [bank for _, bank in pen.asked] == [False, True]

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tiny_chat import build
 
 from device.voice.replies import WordsFault, load_persona, load_replies
 
@@ -128,30 +129,11 @@ def test_the_persona_is_read_strictly(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory):
-    """A random two-layer Llama over characters, saved and loaded as any chat model."""
-    pytest.importorskip("transformers")
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
+    """The tiny random chat model, loaded as any other."""
     from device.voice.words import Chat
 
-    folder = tmp_path_factory.mktemp("chat")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = Tokenizer(models.BPE({c: i for i, c in enumerate(["<|im_end|>", *alphabet])}, []))
-    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokens.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="<|im_end|>")
-    fast.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
-    fast.save_pretrained(folder)
-    torch.manual_seed(3)
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(alphabet) + 1, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
-    )
-    with torch.no_grad():  # sharper than a fresh model, so that seeds and not ties decide
-        model.lm_head.weight.mul_(8)
-    model.save_pretrained(folder)
     told: list[str] = []
+    folder = build(tmp_path_factory.mktemp("chat"))
     out = Chat(str(folder), device="cpu", persona=load_persona(FIRMWARE / "persona.toml"), status=told.append)
     assert told
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +26,16 @@ class Writer:
         self._bank = words.Bank(FIRMWARE / "replies.toml", models.path("minilm", folder), threads=settings.voice.threads)
         self._persona = words.load_persona(FIRMWARE / "persona.toml")
         self._settings = settings.words
-        self._chat = None
+        self._chat: words.Chat | None = None
+        self.stand_in = ""  # why the bank writes although a chat model was asked for
         if settings.words.model != "bank":
             status(f"loading the chat model {settings.words.model}")
-            self._chat = words.Chat(settings.words.model, device=device, persona=self._persona, status=status)
-        self.name = settings.words.model
+            try:
+                self._chat = words.Chat(settings.words.model, device=device, persona=self._persona, status=status)
+            except words.WordsFault as error:
+                log("words_fault", level=logging.WARNING, reason=error)
+                self.stand_in = f"The reply bank stands in for the chat model. {error}"
+        self.name = settings.words.model if self._chat else "bank"
 
     def plan(self, request: dict[str, Any], bank: bool) -> Iterator[str]:
         """Text pieces of the reply. A chat model that is late gives way to the bank before it has spoken."""
@@ -65,8 +71,6 @@ class Writer:
 
 def hush_libraries() -> None:
     """Their notices are for developers: a technician reads STATUS. Errors still come through."""
-    import logging
-
     import torch
 
     if not torch.cuda.is_available():
@@ -111,7 +115,8 @@ def load(settings: Settings, status: Callable[[str], None]) -> tuple[Ears, Pen, 
     ears.transcribe(np.zeros(16_000, np.int16))
     for _ in throat.frames("Hello."):
         pass
-    about = {"models": {"listen": settings.listen.model, "words": settings.words.model, "voice": throat.name}, "stand_in": stand_in}
+    reasons = " ".join(reason for reason in (stand_in, pen.stand_in) if reason)
+    about = {"models": {"listen": settings.listen.model, "words": pen.name, "voice": throat.name}, "stand_in": reasons}
     return ears, pen, throat, about
 
 
@@ -136,5 +141,5 @@ def load_throat(settings: Settings, device: str, status: Callable[[str], None]) 
         voice = settings.voice
         return CsmVoice(voice.csm_model, device, voice.compile, voice.threads, reference=reference()), ""
     except VoiceFault as error:
-        log("csm_fault", reason=error)
-        return PlainVoice(threads=settings.voice.threads), str(error)
+        log("csm_fault", level=logging.WARNING, reason=error)
+        return PlainVoice(threads=settings.voice.threads), f"The plain voice stands in for CSM. {error}"

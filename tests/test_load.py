@@ -1,0 +1,61 @@
+"""What the settings ask for is what is loaded; what can't be had is announced. Real bank, real tiny chat model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_chat import build
+
+from device.config import FIRMWARE, Settings, load
+from device.voice.load import Writer, load_throat
+from device.voice.replies import load_replies
+
+BANK = {reply.says for reply in load_replies(FIRMWARE / "replies.toml")}
+REQUEST: dict[str, Any] = {"heard": "I can't sleep at all", "before": [], "avoid": [], "affect": ""}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("chat"))
+
+
+def writer(folder: Path, **words: Any) -> Writer:
+    return Writer(load(None, {}, words=words), folder, "cpu", lambda text: None)
+
+
+def test_the_bank_never_says_what_it_has_begun_to_say(models_folder: Path) -> None:
+    pen = writer(models_folder)
+    first = "".join(pen.plan(REQUEST, bank=False))
+    assert first in BANK
+    again = "".join(pen.plan({**REQUEST, "avoid": [first[:40]]}, bank=False))
+    assert again in BANK - {first}
+
+
+def test_a_chat_model_writes_in_its_own_words(models_folder: Path, model: Path) -> None:
+    pen = writer(models_folder, model=str(model), late_seconds=60, max_words=20)
+    assert pen.name == str(model)
+    said = "".join(pen.plan(REQUEST, bank=False))
+    assert said.strip()
+    assert said not in BANK
+    assert "".join(pen.plan(REQUEST, bank=True)) in BANK
+
+
+def test_a_chat_model_that_is_late_gives_way_to_the_bank(models_folder: Path, model: Path) -> None:
+    pen = writer(models_folder, model=str(model), late_seconds=1e-9)
+    assert "".join(pen.plan(REQUEST, bank=False)) in BANK
+
+
+def test_a_chat_model_that_can_not_be_had_is_announced(models_folder: Path, tmp_path: Path) -> None:
+    pen = writer(models_folder, model=str(tmp_path / "nothing"))
+    assert pen.name == "bank"
+    assert str(tmp_path / "nothing") in pen.stand_in
+    assert "".join(pen.plan(REQUEST, bank=False)) in BANK
+
+
+def test_a_csm_without_a_name_is_announced_by_what_to_set() -> None:
+    settings: Settings = load(None, {}, voice={"engine": "csm"})
+    throat, stand_in = load_throat(settings, "cpu", lambda text: None)
+    assert throat.name == "plain"
+    assert "csm_model" in stand_in
