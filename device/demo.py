@@ -152,6 +152,8 @@ def demo(settings: Settings, wav: list[Path], eeg: str | None, out: Path, live: 
 
         return live_demo(settings)
     clips = [wavs.read(file, MIC_RATE) for file in wav or [CLIP]]
+    if eeg and not Path(eeg).is_file():
+        raise DemoFault(f"{eeg}: no such recording; --eeg wants a BrainFlow CSV of a Cyton, like {EEG.name}")
     out.mkdir(parents=True, exist_ok=True)
     story = Story()
     with tempfile.TemporaryDirectory(prefix="bedside-demo-") as folder:

@@ -70,7 +70,8 @@ def voice_process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
         file.write_text(dump(settings), encoding="utf-8")
         command = [sys.executable, "-m", "device", "voice", "--config", str(file)]
         # The models' threads must not starve the loop on a two-core machine.
-        child = subprocess.Popen(command, preexec_fn=lambda: os.nice(5))
+        child = subprocess.Popen(command)
+        os.setpriority(os.PRIO_PROCESS, child.pid, 5)
         try:
             yield child
         finally:
