@@ -19,14 +19,15 @@ from device.turn import MIC_RATE
 
 EMBEDDED = "embedded:"
 FULL = 30.0  # s: what Whisper was trained on
-# s of silence after the speech: 24 LJ clips give 5.7 % WER (base), 6.2 % with Whisper's own 30 s,
-# which take twice the time.
-MARGIN = 1.0
+# What the encoder sees instead: the speech and a margin of silence, and never less than a floor, in s.
+# 24 LJ clips: 6.5 % WER (tiny) and 6.2 % (base) in a third of the encoder's time, 6.9 and 6.2 % in
+# full. With less context the decoder loops: 8 (tiny) and 2 (base) of 24 clips at margin 1, floor 0.
+MARGIN, FLOOR = 2.0, 12.0
 TOKENS_PER_SECOND, TOKENS_AT_LEAST = 9, 12  # fast English is 6 tokens a second
 SQUEEZE = 2.4  # text that compresses better than this is a loop; openai/whisper's transcribe.py
-# Together they mean nothing was said. Base on silence, noise, hum and chords: no_speech 0.63 to
-# 0.92, mean -0.75 ("you") to -2.65; on six spoken sentences: at most 0.10, no lower than -0.58.
-NO_SPEECH, LOW_LOGPROB = 0.6, -0.7
+# Together they mean nothing was said. Tiny and base on silence, noise, hum, chords: no_speech 0.75
+# to 0.99, mean -0.58 ("you") to -2.5; on four short spoken sentences: at most 0.11, from -0.12 up.
+NO_SPEECH, LOW_LOGPROB = 0.6, -0.45
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Whisper:
         again in full context (`full`), the context Whisper was trained on.
         """
         seconds = len(pcm) / MIC_RATE
-        context = FULL if full else min(FULL, math.ceil((seconds + MARGIN) * 50) / 50)
+        context = FULL if full else min(FULL, max(FLOOR, math.ceil((seconds + MARGIN) * 50) / 50))
         heard = self._encode(pcm, context)
         words = self._decode(heard, int(TOKENS_AT_LEAST + TOKENS_PER_SECOND * seconds))
         if words.loops and not full:
