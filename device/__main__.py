@@ -88,12 +88,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _voice(arguments: argparse.Namespace) -> None:
-    from device.config import make_folders
+    from device.config import make_socket_folder
     from device.voice.load import load
     from device.voice.server import Server
 
     settings = _settings(arguments)
-    make_folders(settings)
+    make_socket_folder(settings)
     Server(settings.voice.socket, lambda status: load(settings, status)).run()
 
 

@@ -171,13 +171,13 @@ def rows() -> list[tuple[str, str, str]]:
     return out
 
 
-def make_folders(settings: Settings) -> None:
-    """The folders of the socket, the memory and the call log, for this user alone. Raises ConfigError."""
-    for file in (settings.voice.socket, settings.memory.file, settings.safety.call_log):
-        try:
-            Path(file).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{Path(file).parent} can't be made ({error.strerror}): set another path, or run as its owner") from None
+def make_socket_folder(settings: Settings) -> None:
+    """The folder of the voice's socket, for this user alone. Raises ConfigError."""
+    folder = Path(settings.voice.socket).parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} can't be made ({error.strerror}): set voice.socket, or run as its owner") from None
 
 
 def dump(settings: Settings) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ class Companion:
         panel: Any,
         audio: Any,
         headset: Any,
-        memory: Memory,
+        memory: Memory | None,
         sounds: dict[str, Any],
         watch: Callable[[str, Any], None] = lambda kind, value: None,
     ) -> None:
@@ -55,6 +56,8 @@ class Companion:
         self.said: list[str] = []  # every reply of this session, whole, so that none is said twice
         self.exchange: Exchange | None = None
         self._scope: anyio.CancelScope | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._early: deque[Event] = deque()
         self._over = anyio.Event()  # set when no turn runs and the last one is stored
         self._over.set()
         self._number = 0
@@ -64,11 +67,14 @@ class Companion:
 
     def post(self, event: Event) -> None:
         """Tell the loop of an event, from any thread. (anyio.from_thread would wait for the loop.)"""
-        self._loop.call_soon_threadsafe(self._events_in.send_nowait, event)
+        if self._loop is None:
+            self._early.append(event)  # a button pressed while we start is not lost
+        else:
+            self._loop.call_soon_threadsafe(self._events_in.send_nowait, event)
 
     async def run(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._events_in, self._events = anyio.create_memory_object_stream[Event](1000)
+        self._loop = asyncio.get_running_loop()
         self._show()
         self.headset.start()
         notify("READY=1", "STATUS=waiting for the voice")
@@ -76,6 +82,8 @@ class Companion:
             async with anyio.create_task_group() as self._tasks:
                 for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time):
                     self._tasks.start_soon(keep, self)
+                while self._early:
+                    self.post(self._early.popleft())
                 async for event in self._events:
                     self._take(event)
         finally:
@@ -218,7 +226,8 @@ class Companion:
             return
         self.turns.append(turn)
         try:
-            await anyio.to_thread.run_sync(self.memory.add, turn)
+            if self.memory is not None:  # it could not be opened, which the log says
+                await anyio.to_thread.run_sync(self.memory.add, turn)
         except MemoryFault as error:
             log("memory_fault", reason=error)
         log("turn", number=len(self.turns), engine=turn.engine, **dict[str, Any](turn.latency))

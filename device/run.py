@@ -10,48 +10,46 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 
 from device import sounds
-from device.config import FIRMWARE, Settings, dump, make_folders
+from device.config import FIRMWARE, Settings, dump, make_socket_folder
 from device.logs import log
 from device.memory import Memory, MemoryFault
 
 
-def open_memory(settings: Settings) -> Memory:
+def open_memory(settings: Settings) -> Memory | None:
     """The memory on disk. Where that can't be opened the device still answers, and says so in the log."""
     try:
         return Memory(settings.memory.file)
     except MemoryFault as error:
         log("memory_fault", reason=error, consequence="this session is not remembered")
-        return Memory(":memory:")
+        return None
 
 
 def run(settings: Settings, config: str | None, with_voice: bool = False) -> int:
     """0 after SIGTERM or SIGINT. Raises PanelLost and the like when there is nothing to be a device with."""
-    make_folders(settings)
+    make_socket_folder(settings)
     from device.audio import open_audio
+    from device.daemon import Companion
     from device.eeg import open_headset
     from device.panel import open_panel
 
-    async def companion() -> None:
-        from device.daemon import Companion
+    recorded, memory = sounds.load(FIRMWARE / "sounds"), open_memory(settings)
 
-        holder: list[Any] = []
-        panel = open_panel(settings.panel, lambda event: holder[0].post(event))
+    async def companion() -> None:
+        panel = open_panel(settings.panel, lambda event: home.post(event))
+        home = Companion(settings, panel, open_audio(settings.audio), open_headset(settings.headset), memory, recorded)
         with contextlib.closing(panel):
-            memory = open_memory(settings)
-            audio, headset = open_audio(settings.audio), open_headset(settings.headset)
-            holder.append(Companion(settings, panel, audio, headset, memory, sounds.load(FIRMWARE / "sounds")))
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_until_signal, tasks.cancel_scope)
-                await holder[0].run()
-            memory.close()
+                await home.run()
 
     with voice_process(settings) if with_voice else contextlib.nullcontext():
         anyio.run(companion)
+    if memory is not None:
+        memory.close()
     return 0
 
 

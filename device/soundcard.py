@@ -27,7 +27,6 @@ QUIET_TOO_LONG = 1.5  # s without a sample: the card is gone
 FIRST_SAMPLE = 6.0  # s that a card may take to start; PulseAudio takes 1.1 to 1.9
 
 
-
 class SoundCard:
     """A PyAudio card: one stream each way, at the card's own rate, whose callbacks only copy.
 

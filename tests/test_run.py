@@ -26,11 +26,12 @@ class Systemd:
         self.told: list[tuple[float, str]] = []
         self.child: subprocess.Popen[str] | None = None
 
-    def start(self, command: str, *, watchdog: float = 0.0, extra: str = "") -> subprocess.Popen[str]:
+    def start(self, command: str, *, watchdog: float = 0.0, extra: str = "", state: str = "") -> subprocess.Popen[str]:
         config = self.folder / "settings.toml"
         config.write_text(
             f'[panel]\nkind = "simulated"\n[audio]\nkind = "wav"\n[voice]\nsocket = "{self.folder}/v.sock"\n'
-            f'[memory]\nfile = "{self.folder}/memory.db"\n[safety]\ncall_log = "{self.folder}/calls.log"\n{extra}'
+            f'[memory]\nfile = "{state or self.folder}/memory.db"\n'
+            f'[safety]\ncall_log = "{state or self.folder}/calls.log"\n{extra}'
         )
         env = {**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify"), "WATCHDOG_USEC": str(int(watchdog * 1e6))}
         arguments = [sys.executable, "-m", "device", *command.split(), "--config", str(config)]
@@ -69,6 +70,16 @@ def test_the_companion_is_ready_without_a_voice_and_beats_and_stops(systemd: Sys
     systemd.hears("STOPPING=1")
     assert child.wait(10) == 0
     assert "Traceback" not in child.stderr.read()
+
+
+def test_a_disk_that_can_not_be_written_does_not_stop_the_companion(systemd: Systemd) -> None:
+    child = systemd.start("run", watchdog=2.0, state="/dev/null/nowhere")
+    systemd.hears("WATCHDOG=1", times=2)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(10) == 0
+    said = child.stderr.read()
+    assert "memory_fault" in said
+    assert "Traceback" not in said
 
 
 def test_a_companion_that_is_frozen_does_not_beat(systemd: Systemd) -> None:
