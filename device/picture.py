@@ -93,6 +93,7 @@ def _caption(axis: Any, begin: float, end: float, height: float, text: str, colo
 def _eeg(axis: Any, story: Story) -> None:
     """Each channel as the estimate sees it: 1 to 45 Hz, mains notched."""
     names: list[str] = []
+    drawn = 0.0  # the windows overlap: each adds what is new
     for ended, (window, rate, channels) in story.eeg:
         if window is None:
             continue
@@ -101,7 +102,9 @@ def _eeg(axis: Any, story: Story) -> None:
             clean = band_pass(channel.astype(np.float64), rate)
             edge = (len(channel) - len(clean)) // 2  # the filter's own ends are left out
             time = ended - (np.arange(len(clean))[::-1] + edge) / rate
-            axis.plot(time, np.clip(clean, -GAP, GAP) - row * GAP, lw=0.3, color="#333")
+            new = time > drawn
+            axis.plot(time[new], np.clip(clean[new], -GAP, GAP) - row * GAP, lw=0.3, color="#333")
+        drawn = ended - edge / rate
     axis.set_yticks([-row * GAP for row in range(len(names))], names, fontsize=7)
     axis.set_ylim(-(max(1, len(names)) - 0.3) * GAP, 0.7 * GAP)
     axis.set_ylabel(f"EEG, {GAP:.0f} µV apart" if names else "no headset", fontsize=8)

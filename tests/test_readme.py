@@ -6,7 +6,7 @@ from pathlib import Path
 
 from device.__main__ import parser
 from device.config import OVERRIDES, rows
-from device.states import LIGHTS, TIMEOUTS, State
+from device.states import LIGHTS, TIMEOUTS, Event, State, step
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -20,7 +20,8 @@ def test_every_setting_is_in_the_table_with_its_default_and_meaning() -> None:
 def test_every_state_is_in_the_table_with_its_light_and_time_out() -> None:
     for state in State:
         limit = f"{TIMEOUTS[state]:.0f} s" if state in TIMEOUTS else "no limit"
-        assert f"| {state.value} | {LIGHTS[state].words} | {limit} |" in README
+        then = step(state, Event.TIMEOUT).value if state in TIMEOUTS else ""
+        assert f"| {state.value} | {LIGHTS[state].words} | {limit} | {then} |" in README
 
 
 def test_every_command_and_override_is_named() -> None:
