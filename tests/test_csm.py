@@ -13,9 +13,9 @@ pytest.importorskip("transformers")
 
 import tiny_csm  # noqa: E402
 
-from device.turn import FRAME  # noqa: E402
+from device.turn import FRAME, MIC_RATE, VOICE_RATE  # noqa: E402
 from device.voice.csm import CsmVoice, frame_budget  # noqa: E402
-from device.voice.plain import VoiceFault  # noqa: E402
+from device.voice.plain import VoiceFault, to_int16  # noqa: E402
 
 POSITIONS = 240
 
@@ -148,3 +148,19 @@ def test_a_wrong_checkpoint_gives_one_sentence(folder: Path, tmp_path: Path, wro
 def test_no_name_gives_the_setting_to_fill() -> None:
     with pytest.raises(VoiceFault, match=r"voice\.csm_model is empty"):
         CsmVoice("")
+
+
+def test_each_clause_of_a_reply_enters_the_history_with_its_own_sound(folder: Path) -> None:
+    voice = CsmVoice(str(folder), "cpu", reference=("Hello.", np.zeros(VOICE_RATE, np.float32)))
+    voice.warm_up()
+    voice.hear("What now?", np.zeros(MIC_RATE, np.int16))
+    first, second = list(voice.frames("One two three.")), list(voice.frames("Four five six seven."))
+    voice.said("One two three.", len(first))
+    voice.said("Four", 3)
+    voice.said("and a third that never began", 0)
+    patient, one, two = voice._past
+    assert patient.text == "What now?"
+    assert (one.text, two.text) == ("One two three.", "Four")
+    assert np.array_equal(to_int16(one.sound), np.concatenate(first))
+    assert np.array_equal(to_int16(two.sound), np.concatenate(second[:3]))
+

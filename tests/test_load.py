@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tiny_chat import build
 
-from device.config import FIRMWARE, Settings, load
-from device.voice.load import Writer, load_throat
+from device.config import FIRMWARE, ConfigError, Settings, load
+from device.voice.load import Writer, choose_device, load_throat
 from device.voice.replies import load_replies
 
 BANK = {reply.says for reply in load_replies(FIRMWARE / "replies.toml")}
@@ -59,3 +59,13 @@ def test_a_csm_without_a_name_is_announced_by_what_to_set() -> None:
     throat, stand_in = load_throat(settings, "cpu", lambda text: None)
     assert throat.name == "plain"
     assert "csm_model" in stand_in
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        assert choose_device("cuda") == "cuda"
+        return
+    with pytest.raises(ConfigError, match=r"voice\.device.*auto"):
+        choose_device("cuda")

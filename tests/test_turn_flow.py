@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from home import LONG, REPLY, SENTENCE, SILENCE, SOUNDS, SPEECH, AskedPen, becomes, bedside, ends_with, heard, lines, press, until
 
+from device.planner import clauses
 from device.reply_rules import SAFE_CLAUSE
 from device.states import LIGHTS, STAND_IN, TIMEOUTS, Event, State
 from device.turn import MIC_RATE
@@ -24,10 +25,14 @@ class SpokenTexts(ToneVoice):
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.heard: list[tuple[str, int]] = []
 
     def frames(self, text: str) -> Any:
         self.texts.append(text)
         return super().frames(text)
+
+    def said(self, text: str, frames: int) -> None:
+        self.heard.append((text, frames))
 
 
 @pytest.fixture
@@ -253,3 +258,20 @@ async def test_the_bank_answers_when_the_chat_model_says_nothing(tmp_path: Path)
         await becomes(home, State.READY)
         assert home.memory.recent(1)[0].reply == "What helped before?"
     assert [bank for _, bank in pen.asked] == [False, True]
+
+
+async def test_the_voice_is_told_which_words_of_each_clause_were_heard(tmp_path: Path) -> None:
+    throat = SpokenTexts()
+    async with bedside(tmp_path, [SPEECH, SPEECH], throat=throat, replies=(LONG, REPLY)) as home:
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await until(lambda: home.card.played > 2.0, "two seconds of the reply")
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        first, second = home.memory.recent(2)
+    cut = len(throat.heard) - len(list(clauses([REPLY])))
+    assert " ".join(text for text, _ in throat.heard[:cut] if text) == first.reply.removesuffix(" —")
+    assert sum(frames for _, frames in throat.heard[:cut]) == pytest.approx(first.played / 0.08, abs=2)
+    assert " ".join(text for text, _ in throat.heard[cut:]) == second.reply == REPLY
+

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -106,7 +107,8 @@ class CsmVoice:
         self._reference = Segment(DEVICE, *reference) if reference else None
         self._past: list[Segment] = []
         self._codes: _Codes | None = None  # of the turn that is being spoken
-        self._made: list[np.ndarray] = []  # the sound of the last turn, one (1920,) per frame
+        # The sound of each clause since the last `hear`, one (1920,) per frame, until `said` takes it.
+        self._made: deque[list[np.ndarray]] = deque()
         # One thread for every generation, because compiled code and CUDA graphs belong to a thread.
         self._work = ThreadPoolExecutor(1, thread_name_prefix="csm")
 
@@ -115,21 +117,25 @@ class CsmVoice:
         with closing(self.frames("Hello.")) as frames:
             for _ in islice(frames, FIRST_DECODE + 1):
                 pass
-        self._made = []
+        self._made.clear()
 
     def hear(self, text: str, pcm: np.ndarray) -> None:
         """The patient's words and sound, int16 (samples,) at 16 kHz, enter the conversation."""
         import soxr
 
+        self._made.clear()  # of a turn whose companion went away: nobody will say what was heard of it
         if text.strip() and len(pcm):
             # A context segment at the wrong rate is heard as another, slower person.
             sound = soxr.resample(pcm.astype(np.float32) / 32768, MIC_RATE, VOICE_RATE)
             self._past.append(Segment(PATIENT, text.strip(), sound.astype(np.float32)))
 
     def said(self, text: str, frames_played: int) -> None:
-        """What was really heard of the last turn enters the conversation: `text` is the part of the
-        reply that was spoken, its sound is cut to `frames_played` frames."""
-        sound, self._made = self._made[: max(0, frames_played)], []
+        """What was really heard of one clause enters the conversation, its sound cut to `frames_played`.
+
+        Once for each clause, in the order in which `frames` spoke them; `text` is the part that was heard.
+        """
+        made = self._made.popleft() if self._made else []
+        sound = made[: max(0, frames_played)]
         if not sound or not text.strip():
             return
         segment = Segment(DEVICE, text.strip(), np.concatenate(sound))
@@ -144,7 +150,8 @@ class CsmVoice:
         Mimi's decoder is causal, so all codes so far are decoded again at 2, 4, 8, … frames and
         only the new frames are passed on: no seams, at most twice the work. Raises VoiceFault.
         """
-        self._made = []
+        made: list[np.ndarray] = []
+        self._made.append(made)
         if not any(c.isalnum() for c in text):
             return
         prompt, budget = self._prompt(text.strip())
@@ -153,7 +160,7 @@ class CsmVoice:
         work.add_done_callback(lambda _: codes.ready.put(None))
         try:
             for frame in self._decoded(codes):
-                self._made.append(frame)
+                made.append(frame)
                 yield to_int16(frame)
             _raise_fault(work)
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from device import models, sounds
-from device.config import FIRMWARE, Settings
+from device.config import FIRMWARE, ConfigError, Settings
 from device.logs import log
 from device.planner import messages
 from device.voice.server import Ears, Pen, Throat
@@ -84,11 +84,15 @@ def hush_libraries() -> None:
 
 
 def choose_device(wanted: str) -> str:
-    if wanted != "auto":
+    """cpu or cuda. Raises ConfigError when cuda is asked for and torch sees none."""
+    if wanted == "cpu":
         return wanted
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    cuda = torch.cuda.is_available()
+    if wanted == "cuda" and not cuda:
+        raise ConfigError("voice.device = 'cuda' (or CSM_DEVICE), but torch sees no GPU here: set it to 'auto' or 'cpu'")
+    return "cuda" if cuda else "cpu"
 
 
 def load(settings: Settings, status: Callable[[str], None]) -> tuple[Ears, Pen, Throat, dict[str, Any]]:
@@ -113,8 +117,7 @@ def load(settings: Settings, status: Callable[[str], None]) -> tuple[Ears, Pen, 
     throat, stand_in = load_throat(settings, device, status)
     status("warming up")
     ears.transcribe(np.zeros(16_000, np.int16))
-    for _ in throat.frames("Hello."):
-        pass
+    throat.warm_up()  # unheard: it must not enter the conversation
     reasons = " ".join(reason for reason in (stand_in, pen.stand_in) if reason)
     about = {"models": {"listen": settings.listen.model, "words": pen.name, "voice": throat.name}, "stand_in": reasons}
     return ears, pen, throat, about

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from device.beat import notify
+from device.beat import Beat, notify
 from device.logs import log
 from device.planner import clauses
 from device.turn import Heard
@@ -49,6 +49,7 @@ class Throat(Protocol):
     name: str
     precision: str
 
+    def warm_up(self) -> None: ...
     def hear(self, text: str, pcm: Pcm) -> None: ...
     def frames(self, text: str) -> Generator[Pcm, None, None]: ...
     def said(self, text: str, frames: int) -> None: ...
@@ -66,6 +67,7 @@ class Server:
         self._status = "starting"
         self._ready: dict[str, Any] | None = None
         self._clip: list[Pcm] = []
+        self._watchdog = Beat()  # fed by the worker alone: a model that hangs is what it is for
 
     def run(self) -> None:
         """Bind, load, serve until killed. Raises OSError when the path can't be bound."""
@@ -130,11 +132,11 @@ class Server:
     def _serve(self) -> None:
         plan: Plan | None = None
         while True:
+            self._watchdog.beat()
             try:
-                wire, message = self._work.get(block=plan is None)
+                wire, message = self._work.get(block=plan is None, timeout=self._watchdog.every or None)
             except queue.Empty:
-                assert plan is not None
-                plan = plan if self._plan_on(plan) else None
+                plan = plan if plan is not None and self._plan_on(plan) else None
                 continue
             if message is None or wire is not self._wire:
                 plan = None
@@ -199,6 +201,7 @@ class Server:
                 frames.close()
                 return
             _send(wire, Message("audio", message.turn, {}, pcm))
+            self._watchdog.beat()
         _send(wire, Message("spoken", message.turn))
 
 

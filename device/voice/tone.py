@@ -17,6 +17,9 @@ class ToneVoice:
     name = "tone"
     precision = "none"
 
+    def warm_up(self) -> None:
+        """A tone is always warm."""
+
     def hear(self, text: str, pcm: Pcm) -> None:
         """A tone has no memory."""
 
