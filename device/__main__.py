@@ -56,15 +56,39 @@ def parser() -> argparse.ArgumentParser:
     listen.add_argument("--json", action="store_true", help="text, confidence and seconds")
     listen.add_argument("--config", metavar="FILE")
 
+    csm = command("csm", _csm, "the codes that CSM gives, to check them against another implementation")
+    csm.add_argument("what", choices=["codes"])
+    csm.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or hub name")
+    csm.add_argument("--conversation", metavar="FILE.json", help="segments before: speaker, text, and audio (a file) or codes")
+    csm.add_argument("--prompt-ids", metavar="FILE.json", help='raw text ids {"prompt_ids": [...]} in place of words')
+    csm.add_argument("--text", default="", help="what to say")
+    csm.add_argument("--speaker", default="0", metavar="N")
+    csm.add_argument("--frames", type=int, default=64, metavar="N", help="at most so many frames of 80 ms")
+    csm.add_argument("--greedy", action="store_true", help="the most likely code each time, as transformers with do_sample=False")
+    csm.add_argument("--seed", type=int, metavar="N", help="of the sampling")
+    csm.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "int8", "int4"])
+    csm.add_argument("--json", action="store_true", help='{"codes": [[...], ...]}')
+    csm.add_argument("--config", metavar="FILE")
     config = command("config", _config, "check or show the settings")
     config.add_argument("what", choices=["check", "show"])
     config.add_argument("--config", metavar="FILE")
-    models = command("models", _models, "list, fetch or verify the embedded models")
-    models.add_argument("what", choices=["list", "fetch", "verify"])
-    models.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    models = command("models", _models, "list, fetch or verify the embedded models; quantize a CSM checkpoint")
+    models.add_argument("what", choices=["list", "fetch", "verify", "quantize"])
+    models.add_argument("names", nargs="*", metavar="NAME", help="default: all; quantize: the checkpoint, folder or hub name")
+    models.add_argument("--precision", choices=["bf16", "int8", "int4"], default="int8", help="quantize: of the weights")
+    models.add_argument("--out", metavar="DIR", help="quantize: the folder to write")
     models.add_argument("--config", metavar="FILE")
     bench = command("bench", _bench, "measure on this machine")
-    bench.add_argument("what", choices=["turn", "score"], help="turn: latency; score: word errors of a demo's folder")
+    bench.add_argument(
+        "what",
+        choices=["turn", "score", "voice", "fidelity"],
+        help="turn: latency; score: word errors of a demo's folder; voice: CSM's speed and memory; fidelity: what quantising loses",
+    )
+    bench.add_argument("--checkpoint", default="", metavar="NAME", help="voice, fidelity: CSM, folder or hub name")
+    bench.add_argument("--shape", choices=["csm-1b"], help="voice, fidelity: without a checkpoint, with --random-weights")
+    bench.add_argument("--random-weights", action="store_true", help="voice, fidelity: the cost of the real ones, and noise")
+    bench.add_argument("--precisions", metavar="LIST", help="voice, fidelity: some of fp32,bf16,int8,int4")
+    bench.add_argument("--device", choices=["cpu", "cuda"], help="voice, fidelity: default: the settings' own")
     bench.add_argument("--demo", metavar="DIR", help="score: the folder that 'bedside demo --out DIR' wrote")
     bench.add_argument("--transcripts", metavar="FILE.tsv", help="score: file and text of each clip, in the order of the turns")
     bench.add_argument("--turns", type=int, default=20, metavar="N")
@@ -110,7 +134,9 @@ def _say(arguments: argparse.Namespace) -> None:
     from device.turn import VOICE_RATE
     from device.voice.load import choose_device, hush_libraries, load_throat
 
-    settings = _settings(arguments, **({"voice": {"engine": arguments.engine}} if arguments.engine else {}))
+    # What is tried out here is no part of a patient's conversation.
+    engine = {"voice": {"engine": arguments.engine}} if arguments.engine else {}
+    settings = _settings(arguments, memory={"conversation": ""}, **engine)
     hush_libraries()
     throat, stand_in = load_throat(settings, choose_device(settings.voice.device), lambda text: None)
     if stand_in:
@@ -144,6 +170,22 @@ def _listen(arguments: argparse.Namespace) -> None:
         print(heard.text)
 
 
+def _csm(arguments: argparse.Namespace) -> None:
+    import json
+
+    from device.voice.load import choose_device, hush_libraries
+
+    settings = _settings(arguments)
+    hush_libraries()
+    from device.voice.build import build
+    from device.voice.codes import codes
+
+    built = build(arguments.checkpoint, arguments.precision, choose_device(settings.voice.device))
+    conversation, prompt = (Path(file) if file else None for file in (arguments.conversation, arguments.prompt_ids))
+    found = codes(built, conversation, prompt, arguments.text, arguments.speaker, arguments.frames, arguments.greedy, arguments.seed)
+    print(json.dumps({"codes": found}) if arguments.json else "\n".join(" ".join(map(str, frame)) for frame in found))
+
+
 def _config(arguments: argparse.Namespace) -> None:
     from device.config import dump
 
@@ -154,8 +196,11 @@ def _config(arguments: argparse.Namespace) -> None:
 def _models(arguments: argparse.Namespace) -> int:
     from device import models
 
-    folder = Path(_settings(arguments).models.folder)
-    if arguments.what == "list":
+    settings = _settings(arguments)
+    folder = Path(settings.models.folder)
+    if arguments.what == "quantize":
+        _quantize(arguments, settings.voice.device)
+    elif arguments.what == "list":
         for line in models.listing(folder):
             print(line)
     elif arguments.what == "fetch":
@@ -169,6 +214,18 @@ def _models(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _quantize(arguments: argparse.Namespace, device: str) -> None:
+    from device.voice.load import choose_device, hush_libraries
+
+    if len(arguments.names) != 1 or not arguments.out:
+        raise OSError("models quantize needs one checkpoint and --out DIR")
+    hush_libraries()
+    from device.voice.build import quantise_to
+
+    quantise_to(arguments.names[0], arguments.precision, choose_device(device), Path(arguments.out), print)
+    print(f"{arguments.out}: {arguments.precision}; name it in voice.csm_model")
+
+
 def _bench(arguments: argparse.Namespace) -> int:
     from device.bench import bench_score, bench_turn
 
@@ -176,7 +233,25 @@ def _bench(arguments: argparse.Namespace) -> int:
         if not (arguments.demo and arguments.transcripts):
             raise OSError("bench score needs --demo DIR and --transcripts FILE.tsv")
         return bench_score(_settings(arguments), Path(arguments.demo), Path(arguments.transcripts), arguments.json)
+    if arguments.what in ("voice", "fidelity"):
+        return _bench_csm(arguments)
     return bench_turn(_settings(arguments), arguments.turns, arguments.json)
+
+
+def _bench_csm(arguments: argparse.Namespace) -> int:
+    from device.bench_voice import bench_fidelity, bench_voice
+    from device.voice.load import choose_device
+
+    if bool(arguments.checkpoint) == arguments.random_weights:
+        raise OSError(f"bench {arguments.what} needs either --checkpoint NAME or --shape csm-1b --random-weights")
+    voice = arguments.what == "voice"
+    known = ["fp32", "bf16", "int8", "int4"]
+    precisions = (arguments.precisions or ("bf16,int8,int4" if voice else "int8,int4")).split(",")
+    if wrong := [precision for precision in precisions if precision not in known]:
+        raise OSError(f"--precisions {wrong[0]!r} is not known; known are {', '.join(known)}")
+    settings = _settings(arguments)
+    device = choose_device(arguments.device or settings.voice.device)
+    return (bench_voice if voice else bench_fidelity)(settings, arguments.checkpoint, device, precisions, arguments.json)
 
 
 if __name__ == "__main__":

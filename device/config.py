@@ -65,6 +65,7 @@ class Voice(Section):
     socket: Local = Field("~/.local/state/bedside/voice.sock", description="Unix socket between the two processes")
     engine: Literal["plain", "csm"] = Field("plain", description="csm: Sesame's CSM; plain: the packaged neural voice")
     csm_model: str = Field("", description="hub name or folder of a CSM checkpoint (CSM_MODEL_NAME overrides)")
+    precision: Literal["auto", "fp32", "bf16", "int8", "int4"] = Field("auto", description="of CSM's weights; auto: what suits the machine")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run (CSM_DEVICE overrides)")
     compile: bool = Field(True, description="torch.compile on CUDA (NO_TORCH_COMPILE=1 turns it off)")
     threads: int = Field(2, ge=1, le=64, description="CPU threads of the models")
@@ -84,6 +85,9 @@ class Words(Section):
 
 class Memory(Section):
     file: Local = Field("~/.local/state/bedside/memory.db", description="SQLite database of the turns")
+    conversation: Local = Field(
+        "~/.local/state/bedside/conversation.json", description="what CSM remembers, to go on after a restart; empty: nothing is kept"
+    )
 
 
 class Models(Section):

@@ -174,7 +174,9 @@ def simulated(settings: Settings, folder: Path, eeg: str) -> Settings:
             "audio": settings.audio.model_copy(update={"kind": "wav"}),
             "headset": settings.headset.model_copy(update={"board": "playback" if eeg else "none", "file": eeg}),
             "voice": settings.voice.model_copy(update={"socket": str(folder / "voice.sock")}),
-            "memory": settings.memory.model_copy(update={"file": str(folder / "memory.db")}),
+            "memory": settings.memory.model_copy(
+                update={"file": str(folder / "memory.db"), "conversation": str(folder / "conversation.json")}
+            ),
             "safety": settings.safety.model_copy(update={"call_log": str(folder / "calls.log")}),
             "log": settings.log.model_copy(update={"level": "warning"}),
         }

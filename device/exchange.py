@@ -164,7 +164,7 @@ class Exchange:
             if message is None:
                 raise VoiceLost("the voice process went away in the middle of a turn")
             if message.kind == "failed":
-                raise VoiceLost(f"the voice could not {message.fields['work']} ({message.fields['error']})")
+                raise VoiceLost(f"the voice could not {message.fields['work']}: {message.fields['error']}")
             if message.kind in kinds:
                 return message
 
@@ -180,20 +180,22 @@ class Exchange:
         if self.cut:
             return
         self._played = played
-        # A clause whose sound is still coming is longer than what has come of it.
-        whole = [
+        self._reply = part_heard(self._lengths(), self._played)
+
+    def _lengths(self) -> list[tuple[str, float]]:
+        """(clause, seconds of it). One whose sound is still coming is longer than what has come of it."""
+        return [
             (clause, seconds if index < self._spoken else max(seconds, SECONDS_A_WORD * len(clause.split())))
             for index, (clause, seconds) in enumerate(zip(self._clauses, self._seconds, strict=True))
         ]
-        self._reply = part_heard(whole, self._played)
 
     def spoken(self) -> list[tuple[str, int]]:
         """For the voice's own history, in order: (the words of each clause that were heard, their frames)."""
         out, left = [], self._played
-        for clause, seconds in zip(self._clauses, self._seconds, strict=True):
-            heard = part_heard([(clause, seconds)], left).removesuffix(" —")
+        for (clause, length), seconds in zip(self._lengths(), self._seconds, strict=True):
+            heard = part_heard([(clause, length)], left).removesuffix(" —")
             out.append((heard, round(min(left, seconds) * VOICE_RATE / FRAME)))
-            left = max(0.0, left - seconds)
+            left = max(0.0, left - length)
         return out
 
     def turn(self) -> Turn | None:

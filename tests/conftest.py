@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pulse import Pulse
 
+import device.voice  # noqa: F401 (it tells OpenMP not to spin, before torch is loaded)
 from device import models
 
 

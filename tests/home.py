@@ -71,7 +71,7 @@ async def bedside(
         None,
         {},
         voice={"socket": socket or str(folder / "v.sock")},
-        memory={"file": str(folder / "memory.db")},
+        memory={"file": str(folder / "memory.db"), "conversation": ""},
         safety={"call_log": str(folder / "calls.log")},
         panel={"acknowledge_seconds": HOLD, "tap_seconds": 0.05},
     )

@@ -137,12 +137,26 @@ def load_throat(settings: Settings, device: str, status: Callable[[str], None]) 
     if settings.voice.engine == "plain":
         status("loading the plain voice")
         return PlainVoice(threads=settings.voice.threads), ""
-    from device.voice.csm import CsmVoice
-
-    status(f"loading CSM from {settings.voice.csm_model or 'nowhere: voice.csm_model is empty'}")
     try:
-        voice = settings.voice
-        return CsmVoice(voice.csm_model, device, voice.compile, voice.threads, reference=reference()), ""
+        return load_csm(settings, device, status), ""
     except VoiceFault as error:
         log("csm_fault", level=logging.WARNING, reason=error)
         return PlainVoice(threads=settings.voice.threads), f"The plain voice stands in for CSM. {error}"
+
+
+def load_csm(settings: Settings, device: str, status: Callable[[str], None]) -> Throat:
+    """CSM with its reference and the conversation that was going on. Raises VoiceFault in one sentence."""
+    import torch
+
+    from device.voice.build import build
+    from device.voice.speak import CsmVoice
+
+    torch.set_num_threads(settings.voice.threads)
+    status(f"loading CSM from {settings.voice.csm_model or 'nowhere: voice.csm_model is empty'}")
+    built = build(settings.voice.csm_model, settings.voice.precision, device, status)
+    status("loading Mimi and the reference voice")
+    store = Path(settings.memory.conversation) if settings.memory.conversation else None
+    voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.precision, reference(), store)
+    if store is not None and (told := voice.resume()):
+        status(f"going on from {told} earlier segments of the conversation")
+    return voice

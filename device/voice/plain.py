@@ -135,8 +135,14 @@ class PlainVoice:
         for _ in self.frames("Hello, this is a test of an unheardofword."):
             pass
 
-    def hear(self, text: str, pcm: np.ndarray) -> None:
-        """The plain voice has no ear: what the patient said does not change how it speaks."""
+    def start(self) -> None:
+        """The plain voice has no ear: what the patient says does not change how it speaks."""
+
+    def feed(self, pcm: np.ndarray) -> None:
+        """Nor does it hear the sound."""
+
+    def hear(self, text: str) -> None:
+        """Nor the words."""
 
     def said(self, text: str, frames_played: int) -> None:
         """The plain voice keeps no history."""

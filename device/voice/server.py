@@ -25,6 +25,8 @@ from device.logs import log
 from device.planner import clauses
 from device.turn import Heard
 from device.voice.link import Message, Pcm, VoiceLost, Wire
+from device.voice.pace import Pace, memory_gb
+from device.voice.plain import VoiceFault
 
 
 class Ears(Protocol):
@@ -44,13 +46,15 @@ class Pen(Protocol):
 
 
 class Throat(Protocol):
-    """Speaks: 80 ms frames, int16 mono at 24 kHz."""
+    """Speaks: 80 ms frames, int16 mono at 24 kHz. It is told what the patient says, int16 mono at 16 kHz, and its words."""
 
     name: str
     precision: str
 
     def warm_up(self) -> None: ...
-    def hear(self, text: str, pcm: Pcm) -> None: ...
+    def start(self) -> None: ...
+    def feed(self, pcm: Pcm) -> None: ...
+    def hear(self, text: str) -> None: ...
     def frames(self, text: str) -> Generator[Pcm, None, None]: ...
     def said(self, text: str, frames: int) -> None: ...
 
@@ -66,7 +70,7 @@ class Server:
         self._lock = threading.Lock()
         self._status = "starting"
         self._ready: dict[str, Any] | None = None
-        self._clip: list[Pcm] = []
+        self._unheard = False  # the patient has spoken, and the throat has not been told the words
         self._watchdog = Beat()  # fed by the worker alone: a model that hangs is what it is for
 
     def run(self) -> None:
@@ -153,15 +157,16 @@ class Server:
 
     def _do(self, wire: Wire, message: Message) -> None:
         if message.kind == "press":
-            self._clip = []
+            self._unheard = True
             self.ears.start()
+            self.throat.start()
         elif message.kind == "said":
             for text, frames in message.fields["spoken"]:
                 self.throat.said(text, frames)
         elif message.turn <= wire.stopped:
             return
         elif message.kind == "block":
-            self._clip.append(message.pcm)
+            self.throat.feed(message.pcm)
             self.ears.feed(message.pcm)
         elif message.kind == "release":
             heard = self.ears.finish()
@@ -171,11 +176,9 @@ class Server:
 
     def _pieces(self, message: Message) -> Iterator[str]:
         """The reply's clauses. The patient's segment enters the voice's history first."""
-        if self._clip and message.fields.get("heard"):
-            import numpy as np
-
-            self.throat.hear(message.fields["heard"], np.concatenate(self._clip))
-            self._clip = []
+        if self._unheard and message.fields.get("heard"):
+            self._unheard = False
+            self.throat.hear(message.fields["heard"])
         yield from clauses(self.pen.plan(message.fields, bool(message.fields.get("bank"))))
 
     def _plan_on(self, plan: Plan) -> bool:
@@ -195,14 +198,21 @@ class Server:
         return True
 
     def _speak(self, wire: Wire, message: Message) -> None:
-        frames = self.throat.frames(message.fields["text"])
+        pace, frames = Pace(), self.throat.frames(message.fields["text"])
         for pcm in frames:
             if message.turn <= wire.stopped:
                 frames.close()
-                return
+                break
+            pace.frame()
             _send(wire, Message("audio", message.turn, {}, pcm))
             self._watchdog.beat()
-        _send(wire, Message("spoken", message.turn))
+        else:
+            _send(wire, Message("spoken", message.turn))
+        if figures := pace.figures():
+            figures["peak_memory_gb"] = memory_gb()
+            log("voice_spoke", frames=pace.frames, **figures)
+            shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
+            notify(f"STATUS=ready; {self.throat.name} {self.throat.precision}, last sentence: {shown}")
 
 
 @dataclass
@@ -225,7 +235,9 @@ def _failed(wire: Wire, message: Message, error: Exception) -> None:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     at = f"{Path(frame.filename).name}:{frame.lineno}"
     log("voice_failed", level=logging.WARNING, work=message.kind, error=type(error).__name__, at=at)
-    _send(wire, Message("failed", message.turn, {"work": message.kind, "error": type(error).__name__}))
+    # Our own sentences quote nobody: a technician gets them whole.
+    reason = str(error) if isinstance(error, VoiceFault) else type(error).__name__
+    _send(wire, Message("failed", message.turn, {"work": message.kind, "error": reason}))
 
 
 def bind(path: str) -> socket.socket:

@@ -20,8 +20,14 @@ class ToneVoice:
     def warm_up(self) -> None:
         """A tone is always warm."""
 
-    def hear(self, text: str, pcm: Pcm) -> None:
-        """A tone has no memory."""
+    def start(self) -> None:
+        """A tone has no ear."""
+
+    def feed(self, pcm: Pcm) -> None:
+        """Nor does it hear the sound."""
+
+    def hear(self, text: str) -> None:
+        """Nor the words."""
 
     def said(self, text: str, frames: int) -> None:
         """Nor does it learn."""

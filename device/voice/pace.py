@@ -1,0 +1,52 @@
+"""How a sentence came: first frame, real-time factor, under-runs, memory. It knows no model and no socket."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from device.turn import FRAME, VOICE_RATE
+
+FRAME_SECONDS = FRAME / VOICE_RATE
+
+
+class Pace:
+    """Watches frames leave. A speaker that starts with the first one must never wait for a later one."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._first = self._last = 0.0
+        self._due = 0.0  # when the speaker needs the next frame
+        self.frames = self.under_runs = 0
+
+    def frame(self) -> None:
+        """A frame has left."""
+        now = self._last = self._clock()
+        if not self.frames:
+            self._first = self._due = now
+        elif now > self._due:
+            self.under_runs += 1
+            self._due = now  # the speaker waited, and goes on from here
+        self._due += FRAME_SECONDS
+        self.frames += 1
+
+    def figures(self) -> dict[str, Any]:
+        """first_frame: s from the words; rtf: s of work a second of sound, below 1 is faster than speech; under_runs."""
+        if not self.frames:
+            return {}
+        return {
+            "first_frame": round(self._first - self._began, 3),
+            "rtf": round((self._last - self._began) / (self.frames * FRAME_SECONDS), 3),
+            "under_runs": self.under_runs,
+        }
+
+
+def memory_gb() -> float:
+    """Most memory this process has held, in GB: its own, and a GPU's where torch uses one."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.M)
+    return round(int(peak[1]) * 1024 / 1e9, 2) if peak else 0.0

@@ -1,0 +1,299 @@
+"""Weights of 8 and 4 bits: which layer gets which, which kernel multiplies it here, and the file it is kept in.
+
+It knows layers by name and nothing of speech. The two tables are what a fidelity or a speed measurement changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from device.voice.plain import VoiceFault
+
+# Which layer gets what; the first match wins, and a layer without one is kept as it is computed.
+# The first codebooks carry the words and the speaker, and an early error is heard by all that follow:
+# their heads are kept. An embedding is only ever int8: its rows are gathered, so only memory is won.
+SCHEMES: dict[str, tuple[tuple[str, str], ...]] = {
+    "fp32": (),
+    "bf16": (),
+    "int8": (("*", "int8"),),
+    "int4": (
+        ("heads.[0-3]", "keep"),
+        ("heads.*", "int8"),
+        ("projection", "int8"),
+        ("audio_embedding", "int8"),
+        ("backbone.layers.*", "int4"),
+        ("depth.layers.*", "int4"),
+    ),
+}
+GROUP = 128  # weights that share an int4 scale
+FORMAT, MANIFEST, WEIGHTS = 1, "bedside.json", "weights.pt"
+
+
+class Int8Rows(torch.Tensor):  # type: ignore[misc]
+    """An int8 weight (rows, width) with one scale a row, for F.linear and F.embedding.
+
+    torchao's own Int8Tensor converts the whole matrix at each product unless it is compiled (1.6 ms for
+    3072x2048, where this takes 0.24 and bf16 0.7: two AVX2 cores, one row), and the whole table at each
+    look-up (0.6 to 1.2 s). This keeps its codes and calls ATen's kernel.
+    """
+
+    @staticmethod
+    def __new__(cls, codes: Tensor, scale: Tensor) -> Int8Rows:
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=scale.dtype, device=codes.device)
+
+    def __init__(self, codes: Tensor, scale: Tensor) -> None:
+        """codes int8 (rows, width); scale (rows,) in the dtype of the activations."""
+        self.codes, self.scale = codes, scale
+
+    def __repr__(self) -> str:
+        return f"Int8Rows({tuple(self.shape)}, {self.scale.dtype}, {self.codes.device})"
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["codes", "scale"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, Tensor], meta: None, size: Any, stride: Any) -> Int8Rows:
+        return Int8Rows(inner["codes"], inner["scale"])
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear:
+            return _linear(*args, **(kwargs or {}))
+        if func is F.embedding:
+            ids, table = args[:2]
+            return F.embedding(ids, table.codes).to(table.scale.dtype) * table.scale[ids][..., None]
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.detach.default, torch.ops.aten.alias.default, torch.ops.aten.clone.default):
+            return cls(func(args[0].codes), func(args[0].scale))
+        if func is torch.ops.aten._to_copy.default:  # to another device; the codes stay int8
+            device, dtype = (kwargs or {}).get("device"), (kwargs or {}).get("dtype")
+            return cls(args[0].codes.to(device=device), args[0].scale.to(device=device, dtype=dtype))
+        raise NotImplementedError(f"{func} of an Int8Rows")
+
+
+torch.serialization.add_safe_globals([Int8Rows])
+
+
+def _linear(x: Tensor, weight: Int8Rows, bias: None = None) -> Tensor:
+    """x (…, width) -> (…, rows). ATen's kernel loads aligned vectors: a view at an odd offset would end the process."""
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    if not torch.compiler.is_compiling() and rows.data_ptr() % 64:
+        rows = rows.clone()
+    return torch._weight_int8pack_mm(rows, weight.codes, weight.scale).view(*x.shape[:-1], -1)
+
+
+def _holder(weight: Tensor) -> nn.Linear:
+    """A layer with this weight; on meta first, because initialising one draws from the generator that speech samples from."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    return layer
+
+
+def _through_torchao(module: nn.Module, where: str, config: str, **options: Any) -> None:
+    """quantize_ one layer. Without set_inductor_config: it would slow every later torch.compile of the process."""
+    from torchao.quantization import quantize_  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+    quantize_(module, getattr(importlib.import_module(where), config)(set_inductor_config=False, **options))
+
+
+def _int8_torchao(module: nn.Linear | nn.Embedding) -> None:
+    """Int8Tensor: fast on a GPU once torch.compile has fused the conversion into the product."""
+    # Version 2 is Int8Tensor; torchao 0.15 to 0.17 still make version 1 unless asked.
+    _through_torchao(module, "torchao.quantization", "Int8WeightOnlyConfig", version=2)
+
+
+def _int8_aten(module: nn.Linear | nn.Embedding) -> None:
+    """The same symmetric codes, one scale a row, kept as Int8Rows."""
+    dtype = module.weight.dtype
+    codes, scales = [], []
+    for part in module.weight.detach().split(4096):  # in parts: the fp32 copies of an embedding would take 2 GB
+        holder = _holder(part.float())
+        _int8_torchao(holder)
+        codes.append(holder.weight.qdata)
+        scales.append(holder.weight.scale.reshape(-1).to(dtype))
+    module.weight = nn.Parameter(Int8Rows(torch.cat(codes), torch.cat(scales)), requires_grad=False)
+
+
+def _int4_aten(module: nn.Linear | nn.Embedding) -> None:
+    """_weight_int4pack_mm_for_cpu, through a prototype of torchao that has moved twice."""
+    for where, config in (
+        ("torchao.prototype.quantization.int4", "PrototypeInt4WeightOnlyConfig"),  # 0.18
+        ("torchao.prototype.quantization.int4", "Int4WeightOnlyOpaqueTensorConfig"),  # 0.17
+        ("torchao.prototype.int4_opaque_tensor", "Int4WeightOnlyOpaqueTensorConfig"),  # 0.15, 0.16
+    ):
+        try:
+            return _through_torchao(module, where, config, group_size=GROUP)
+        except (ImportError, AttributeError):
+            continue
+    raise ImportError("this torchao has no int4 kernel for a CPU")
+
+
+def _int4_tiles(module: nn.Linear | nn.Embedding) -> None:
+    """PyTorch's own tinygemm: compute capability 8.0 and up, no compiled part of torchao."""
+    _through_torchao(module, "torchao.quantization", "Int4WeightOnlyConfig", group_size=GROUP, int4_packing_format="tile_packed_to_4d")
+
+
+KERNELS: dict[str, dict[str, Callable[[nn.Linear | nn.Embedding], None]]] = {
+    "cpu": {"int8": _int8_aten, "int4": _int4_aten},
+    "orin": {"int8": _int8_torchao, "int4": _int4_tiles},
+    "cuda": {"int8": _int8_torchao, "int4": _int4_tiles},
+}
+# (rows, width) must be multiples of these; tinygemm on a GPU pads both to its tiles by itself.
+_FITS = {("cpu", "int8"): (1, 16), ("cpu", "int4"): (16, GROUP), ("orin", "int4"): (1, GROUP), ("cuda", "int4"): (1, GROUP)}
+
+
+def device_kind(device: str) -> str:
+    """cpu, orin (compute capability 8.7) or cuda, for torch's device name."""
+    return "cpu" if device == "cpu" else "orin" if torch.cuda.get_device_capability() == (8, 7) else "cuda"
+
+
+def compute_dtype(scheme: str, device: str) -> torch.dtype:
+    """What activations should be. On a CPU both kernels are vectorised for bf16 alone: fp32 takes 13 times as long."""
+    return torch.float32 if scheme == "fp32" else torch.bfloat16
+
+
+def choose(device: str, scheme: str) -> None:
+    """Multiply one small matrix in every way that `scheme` needs. Raises VoiceFault where one does not run here."""
+    if scheme not in SCHEMES:
+        raise VoiceFault(f"voice.precision = '{scheme}' is not known: choose one of {', '.join(SCHEMES)}.")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise VoiceFault(f"voice.precision = '{scheme}' was asked for on {device}, but torch sees no GPU here: set voice.device to 'cpu'.")
+    where = "cpu" if device == "cpu" else "cuda"
+    for kind in sorted({kind for _, kind in SCHEMES[scheme]} - {"keep"}):
+        way_out = "choose 'int8' or 'bf16'" if kind == "int4" else "choose 'bf16'"
+        if importlib.util.find_spec("torchao") is None:
+            raise VoiceFault(f"voice.precision = '{scheme}' needs the package torchao: run scripts/setup again, or {way_out}.")
+        try:
+            layer = _holder(torch.linspace(-1, 1, 16 * GROUP, device=where, dtype=torch.bfloat16).view(16, GROUP))
+            wanted = layer.weight.float().sum(1)
+            KERNELS[device][kind](layer)
+            found = layer(torch.ones(1, GROUP, device=where, dtype=torch.bfloat16))[0].float()
+        except Exception as error:  # whatever a kernel's library raises, the technician needs one sentence
+            why = f"torch {_version('torch')} and torchao {_version('torchao')} ({_reason(error)})"
+            raise VoiceFault(f"voice.precision = '{scheme}' does not run on {device} with {why}: {way_out}.") from None
+        if not torch.allclose(wanted, found, rtol=0.02, atol=1):  # sums from -120 to 120
+            raise VoiceFault(f"voice.precision = '{scheme}' computes wrong numbers on {device} with torch {_version('torch')}: {way_out}.")
+
+
+def kind_of(name: str, scheme: str) -> str:
+    """keep, int8 or int4 for the layer `name`."""
+    return next((kind for pattern, kind in SCHEMES[scheme] if fnmatchcase(name, pattern)), "keep")
+
+
+def quantise(name: str, module: nn.Linear | nn.Embedding, scheme: str, device: str) -> None:
+    """In place: move one layer to its device and dtype, then to the bits that `scheme` gives it. `device` is a kind.
+
+    Raises VoiceFault, with the layer untouched, when its sizes do not fit the kernel.
+    """
+    kind = kind_of(name, scheme)
+    if isinstance(module, nn.Linear):
+        way_out = "choose int8" if kind == "int4" else "choose bf16"
+        for what, size, of in zip(("heights", "widths"), module.weight.shape, _FITS.get((device, kind), (1, 1)), strict=True):
+            if size % of:
+                raise VoiceFault(f"voice.precision = '{scheme}' needs {what} that are multiples of {of}; {name} has {size}: {way_out}.")
+    module.requires_grad_(False)
+    module.to(device="cpu" if device == "cpu" else "cuda", dtype=compute_dtype(scheme, device))
+    if kind != "keep":
+        (_int8_aten if isinstance(module, nn.Embedding) else KERNELS[device][kind])(module)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a library said."""
+    said: str = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.splitlines()[0].rstrip(".")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def fingerprint(files: list[Path]) -> str:
+    """sha256 over the names and the bytes of `files`, in the order of their names. Raises OSError."""
+    whole = hashlib.sha256()
+    for path in sorted(files, key=lambda path: path.name):
+        if len(files) > 1:
+            whole.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                whole.update(block)
+    return whole.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
+
+
+def save(state: dict[str, Tensor], folder: Path, manifest: dict[str, Any]) -> None:
+    """Write WEIGHTS, then MANIFEST; a crash between leaves a folder that load refuses.
+
+    `manifest` holds scheme, device (a kind), source and source_sha256. Raises VoiceFault when the disk does not take it.
+    """
+    assert set(manifest) >= {"scheme", "device", "source", "source_sha256"}
+    # torch.save writes whole storages: a row of a mapped checkpoint would bring the checkpoint with it.
+    state = {k: v.clone() if type(v) in (Tensor, nn.Parameter) and v.untyped_storage().nbytes() > v.nbytes else v for k, v in state.items()}
+    part, notes = folder / f".{WEIGHTS}.part", folder / f".{MANIFEST}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        torch.save(state, part)
+        _sync(part)
+        facts: dict[str, Any] = {"format": FORMAT, "torch": _version("torch"), "torchao": _version("torchao")}
+        facts |= {"bytes": part.stat().st_size, "sha256": fingerprint([part])}
+        part.replace(folder / WEIGHTS)
+        notes.write_text(json.dumps({**manifest, **facts}, indent=1) + "\n")
+        _sync(notes)
+        notes.replace(folder / MANIFEST)
+        _sync(folder)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        for path in (part, notes):
+            path.unlink(missing_ok=True)
+        raise VoiceFault(f"{folder} can't be written ({_reason(error)}): free space there, or choose another folder.") from None
+
+
+def load(folder: Path, device: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What save wrote, mapped and not read into memory; for load_state_dict(assign=True), outside inference_mode.
+
+    `device` is the kind here. Raises VoiceFault when the file is not whole, or was not made for these versions and this kind of device.
+    """
+    again = f"run 'bedside models quantize' again into {folder}"
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        again = f"run 'bedside models quantize' again from {manifest['source']}"
+        here = {"in format": FORMAT, "with torch": _version("torch"), "with torchao": _version("torchao"), "for device": device}
+        for how, wanted in here.items():
+            if (found := manifest[how.split()[1]]) != wanted:
+                raise VoiceFault(f"{folder} was quantised {how} {found}, here is {wanted}: {again}.")
+        size, wanted = (folder / WEIGHTS).stat().st_size, manifest["bytes"]
+        if size != wanted:
+            raise VoiceFault(f"{folder / WEIGHTS} has {size} bytes of {wanted}, a copy that did not end: copy it again, or {again}.")
+        if fingerprint([folder / WEIGHTS]) != manifest["sha256"]:  # this also brings the file into the page cache
+            raise VoiceFault(f"{folder / WEIGHTS} is damaged (its sha256 has changed): copy it again, or {again}.")
+        choose(device, manifest["scheme"])  # and so the classes that the file names are known
+    except OSError as error:
+        raise VoiceFault(f"{error.filename}: {error.strerror}: {again}.") from None
+    except (ValueError, KeyError, TypeError):
+        raise VoiceFault(f"{folder / MANIFEST} is not a manifest of this program: {again}.") from None
+    try:
+        return torch.load(folder / WEIGHTS, mmap=True, weights_only=True), manifest
+    except Exception as error:
+        raise VoiceFault(f"{folder / WEIGHTS} can't be read ({_reason(error)}): {again}.") from None

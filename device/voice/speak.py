@@ -1,0 +1,272 @@
+"""The CSM voice: what the server's worker calls to let CSM hear the patient and speak.
+
+Everything that touches the model runs on one thread, in order: Mimi encodes while the patient speaks, their segment
+is listened to while the reply is planned, frames leave as they are made, and history is tidied when nothing waits.
+It does not know the socket, the loudspeaker, or what the words mean.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+import torch
+
+from device.logs import log
+from device.turn import FRAME, MIC_RATE, VOICE_RATE
+from device.voice.conversation import DEVICE, PATIENT, Conversation, Segment, read_segments
+from device.voice.csm import Csm, Sampling, is_end
+from device.voice.ending import Ending, frame_budget
+from device.voice.mimi import Mimi
+from device.voice.plain import VoiceFault, clean, to_int16
+from device.voice.tokens import Tokens
+
+SLICE = 128  # rows that are listened to at once when history is tidied: work that a press may have to wait for
+ANSWER = 8  # one part in eight of the positions is kept free for an answer
+FULL, ROOMY = 3 / 4, 1 / 2  # of the positions: where forgetting begins, and how far it goes
+ENCODE = 5 * FRAME  # samples that are encoded at once: frame by frame it takes four times as long (57 ms, not 14)
+WARM_FRAMES = 3
+
+
+class CsmVoice:
+    """Speaks with CSM in the voice and mood of the conversation so far.
+
+    `reference`: (words, float32 sound at 24 kHz) of the voice to keep, or None. `precision` is for the record.
+    `store`: file that keeps the conversation over a restart, or None. `seed` makes the sampling repeatable.
+    """
+
+    name = "csm"
+
+    def __init__(
+        self,
+        csm: Csm,
+        tokens: Tokens,
+        mimi: Mimi,
+        precision: str,
+        reference: tuple[str, np.ndarray] | None = None,
+        store: Path | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.csm, self.tokens, self.mimi, self.precision = csm, tokens, mimi, precision
+        pinned = self._segment(DEVICE, reference[0], mimi.encode_all(reference[1])) if reference else None
+        self.conversation = Conversation(csm, pinned)
+        self._store = store
+        generator = torch.Generator(csm.device)
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        self.sampling = Sampling(csm.shape.sounds, generator=generator)
+        self._unsaid: deque[Segment | None] = deque()  # clauses spoken since the last `hear`, until `said` takes them
+        self._sound: list[np.ndarray] = []  # of what the patient is saying, not yet encoded
+        self._codes: list[torch.Tensor] = []  # of what came before it
+        self._resampler: Any = None
+        self._fault: VoiceFault | None = None  # of work that nobody waited for; the next clause tells it
+        # One thread, because streaming state, compiled code and CUDA graphs belong to it.
+        self._work = ThreadPoolExecutor(1, thread_name_prefix="csm")
+
+    def _segment(self, speaker: str, text: str, codes: torch.Tensor | None = None) -> Segment:
+        """With the ids of `text` as it is read aloud: markup and emoji gone, numbers to dial digit by digit."""
+        frames = torch.zeros(0, self.csm.shape.codebooks, dtype=torch.long) if codes is None else codes
+        return Segment(speaker, text, self.tokens.ids(speaker, clean(text)), frames.to(self.csm.device))
+
+    def warm_up(self) -> None:
+        """Make a few frames unheard: kernels are loaded and the reference is listened to before the first turn."""
+        with closing(self.frames("Hello.")) as frames:
+            for _, _ in zip(range(WARM_FRAMES), frames, strict=False):
+                pass
+        self.said("", 0)
+        self._work.submit(lambda: None).result()
+
+    # What the patient says ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """The patient begins to speak: what they said before and was not answered is forgotten."""
+        self._quietly(self._start)
+
+    def feed(self, pcm: np.ndarray) -> None:
+        """A block of what they say, int16 (n,) at 16 kHz: encoded while they go on."""
+        self._quietly(self._feed, pcm, False)
+
+    def hear(self, text: str) -> None:
+        """Their words. The segment enters the conversation in one batch, while the reply is being planned."""
+        self._quietly(self._hear, text)
+
+    def _start(self) -> None:
+        self.mimi.start_encoding()
+        # A context segment at the wrong rate is heard as another, slower person.
+        self._resampler = soxr.ResampleStream(MIC_RATE, VOICE_RATE, 1, dtype="float32")
+        self._sound.clear()
+        self._codes.clear()
+
+    def _feed(self, pcm: np.ndarray, last: bool) -> None:
+        if self._resampler is not None:
+            sound = self._resampler.resample_chunk(pcm.astype(np.float32) / 32768, last=last)
+            self._sound.append(sound)
+            if last or sum(map(len, self._sound)) >= ENCODE:
+                self._codes.append(self.mimi.encode(np.concatenate(self._sound)))
+                self._sound.clear()
+
+    def _hear(self, text: str) -> None:
+        # Clauses of a turn whose companion went away: nobody will say what was heard of them.
+        while self._unsaid:
+            self._said("", 0)
+        self._feed(np.zeros(0, np.int16), True)
+        codes = torch.cat([*self._codes, self.mimi.encode_rest()])
+        self._resampler = None
+        self._codes.clear()
+        if not text.strip() or not len(codes):
+            return
+        segment = self._segment(PATIENT, text.strip(), codes)
+        talk, answer = self.conversation, self.conversation.capacity // ANSWER
+        if talk.pinned_rows + segment.rows + answer > talk.capacity:
+            log("voice_too_long_to_remember", positions=segment.rows)
+            return
+        self._make_room(segment.rows + answer)
+        talk.append(segment)
+        talk.catch_up()
+
+    # What the device says ----------------------------------------------------------------------
+
+    def frames(self, text: str) -> Generator[np.ndarray, None, None]:
+        """int16 mono frames of (1920,) samples at 24 kHz, each as soon as it exists. Closing it stops between two.
+
+        Raises VoiceFault: for a text that does not fit, numbers that are none, memory that ran out.
+        """
+        if fault := self._fault:
+            self._fault = None
+            raise fault
+        if not any(c.isalnum() for c in clean(text)):
+            self._quietly(self._unsaid.append, None)
+            return
+        out: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
+        stop = threading.Event()
+        work = self._work.submit(self._speak, text.strip(), out.put, stop)
+        work.add_done_callback(lambda _: out.put(None))
+        try:
+            while (frame := out.get()) is not None:
+                yield frame
+            work.result()
+        finally:
+            stop.set()
+            work.exception()  # at most one frame of waiting: the model is free for what comes next
+
+    def said(self, text: str, frames_played: int) -> None:
+        """What was really heard of one clause: the part of its words, and how many of its frames.
+
+        Once for each clause, in the order in which `frames` spoke them. The rest is cut from the conversation.
+        """
+        self._quietly(self._said, text, frames_played)
+        self._quietly(self._tidy)
+
+    def _speak(self, text: str, give: Callable[[np.ndarray], None], stop: threading.Event) -> None:
+        segment = self._segment(DEVICE, text)
+        segment.closed, budget = False, frame_budget(clean(text))
+        self._make_room(segment.rows + budget + 1)
+        self._unsaid.append(self.conversation.append(segment))
+        try:
+            reason = self._make_frames(segment, Ending(budget), give, stop)
+        except Exception as error:
+            self.conversation.remove(segment)
+            raise _fault(error) from error
+        segment.closed = True
+        log("voice_clause", frames=len(segment.codes), budget=budget, ended=reason, positions=self.conversation.rows)
+
+    @torch.inference_mode()
+    def _make_frames(self, segment: Segment, ending: Ending, give: Callable[[np.ndarray], None], stop: threading.Event) -> str:
+        """One prefill, then a frame at a time: a depth loop, a Mimi step, a backbone step. Returns why it ended."""
+        self.mimi.start_decoding()
+        while not stop.is_set():
+            hidden = self.conversation.catch_up()
+            assert hidden is not None  # there is always the text, or the last frame, to listen to
+            codes, readings = self.csm.frame(hidden, self.sampling)
+            *found, finite, end = torch.cat([codes.float(), readings]).tolist()  # the only wait for the device
+            if not math.isfinite(finite):
+                raise VoiceFault("CSM's numbers broke (NaN): its checkpoint is damaged; fetch it again, or set voice.engine to 'plain'.")
+            if is_end(found):
+                return "end"
+            self.conversation.add_frame(segment, codes)
+            sound = self.mimi.decode(codes)
+            give(to_int16(sound))
+            if reason := ending.over(sound, end):
+                return reason
+        return "stopped"
+
+    def _said(self, text: str, frames: int) -> None:
+        segment = self._unsaid.popleft() if self._unsaid else None
+        if segment is None or not any(segment is s for s in self.conversation.segments):
+            return
+        if frames > 0 and any(c.isalnum() for c in clean(text)):
+            self.conversation.cut(segment, text.strip(), self._segment(DEVICE, text.strip()).ids, frames)
+        else:
+            self.conversation.remove(segment)
+
+    # Between turns -----------------------------------------------------------------------------
+
+    def resume(self) -> int:
+        """Go on from the conversation on disk. Returns how many of its segments are remembered.
+
+        One that can't be read, or is of another model, is set aside with a line in the log: it must not keep a patient waiting.
+        """
+        assert self._store is not None
+        shape, talk = self.csm.shape, self.conversation
+        try:
+            told = read_segments(json.loads(self._store.read_text(encoding="utf-8")), str(self._store), shape.codebooks, shape.sounds)
+            segments = [self._segment(item["speaker"], item["text"], item["codes"]) for item in told]
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError, KeyError, VoiceFault) as error:
+            log("conversation_not_resumed", level=logging.WARNING, file=self._store, reason=error)
+            return 0
+        for segment in segments:
+            talk.append(segment)
+        self._make_room(talk.capacity // ANSWER)
+        talk.catch_up()
+        log("conversation_resumed", segments=len(talk.segments) - talk.pinned, positions=talk.rows)
+        return len(talk.segments) - talk.pinned
+
+    def _tidy(self) -> None:
+        """Forget old turns before room is short, listen again to what is left, and keep it on disk."""
+        talk = self.conversation
+        if talk.rows > FULL * talk.capacity:
+            self._make_room(int(talk.capacity * (1 - ROOMY)), keep=1)
+        talk.catch_up(SLICE)
+        if talk.filled < talk.rows:
+            self._quietly(self._tidy)  # behind whatever came in meanwhile
+        elif self._store is not None:
+            try:
+                talk.save(self._store)
+            except OSError as error:
+                log("conversation_not_kept", level=logging.WARNING, file=self._store, reason=error.strerror)
+
+    def _make_room(self, rows: int, keep: int = 0) -> None:
+        if gone := self.conversation.make_room(rows, keep):
+            log("voice_forgot", segments=gone, positions=self.conversation.rows)
+
+    def _quietly(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do `work` on the model's thread without waiting; its failure is told with the next clause."""
+
+        def done(future: Future[None]) -> None:
+            if error := future.exception():
+                self._fault = _fault(error)
+                log("voice_fault", level=logging.WARNING, reason=self._fault)
+
+        self._work.submit(work, *arguments).add_done_callback(done)
+
+
+def _fault(error: BaseException) -> VoiceFault:
+    """Any failure of the model as one sentence."""
+    if isinstance(error, VoiceFault):
+        return error
+    why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in why or "out of memory" in why.lower():
+        return VoiceFault("CSM ran out of memory: stop other programs, or set voice.precision to 'int8' or 'int4'.")
+    return VoiceFault(f"CSM failed ({type(error).__name__}: {why}).")
