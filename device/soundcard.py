@@ -18,11 +18,13 @@ import numpy as np
 from device.audio import SoundLost
 from device.config import Audio as AudioSettings
 from device.turn import MIC_RATE, VOICE_RATE
+from device.wavs import faded
 
 # Blocks of the card, in seconds. PortAudio keeps two in flight: 25 ms keeps a barge-in's silence
 # under 100 ms. 20 ms blocks at 24 kHz lost phase 3 times in 6 s of load. The microphone can wait.
 SPEAKER_BLOCK = 0.025
 MIC_BLOCK = 0.04
+FADE = 0.01  # s in which a voice that is cut off dies away
 QUIET_TOO_LONG = 1.5  # s without a sample: the card is gone
 FIRST_SAMPLE = 6.0  # s that a card may take to start; PulseAudio takes 1.1 to 1.9
 
@@ -154,12 +156,13 @@ class SoundCard:
             self._enqueue(pcm)
 
     def stop(self) -> float:
-        """Drop the queue; silence within 100 ms. Returns what `played` ends at, then resets it.
+        """Drop the queue but for a fade; silence within 100 ms. Returns what `played` ends at, then resets it.
 
         The blocks that the card holds already can't be recalled, so they count as played.
         """
         with self._lock:
-            self._queue.clear()
+            fade = int(FADE * self._speaker_rate) * self._speaker_width // 2
+            self._queue[:] = faded(np.frombuffer(bytes(self._queue), np.int16), fade).tobytes()
             played = self._played + sum(frames for _, frames in self._leaving)
             self._leaving.clear()
             self._played = 0

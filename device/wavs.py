@@ -50,3 +50,9 @@ def write(path: Path | str, pcm: np.ndarray, rate: int) -> None:
         soundfile.write(path, pcm, rate, subtype="PCM_16", format="WAV")
     except (soundfile.LibsndfileError, OSError) as error:
         raise WavError(f"{path}: can't be written ({error}).") from None
+
+
+def faded(pcm: np.ndarray, samples: int) -> np.ndarray:
+    """The first `samples` of int16 `pcm`, dying away: a voice that is cut off must not click."""
+    tail = pcm[:samples]
+    return (tail * np.linspace(1, 0, len(tail))).astype(np.int16)

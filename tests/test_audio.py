@@ -243,7 +243,8 @@ def test_stop_silences_the_speaker(sound: SoundCard) -> None:
     taken(sound, lambda heard, _: loud(heard))
     played = sound.stop()
     assert 0 < played < 5
-    assert (sound.played, sound.pending) == (0.0, 0.0)
+    assert sound.played == 0.0
+    assert sound.pending <= 0.0101  # the fade: cut off in its middle, a tone would click
     taken(sound, lambda heard, _: len(heard) > MIC_RATE and not loud(heard[-MIC_RATE // 2 :]))
 
 

@@ -55,3 +55,13 @@ def test_an_unusable_file_is_named_in_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(wavs.WavError, match=rf"{name}\.wav: .*{part}") as caught:
             wavs.read(tmp_path / f"{name}.wav", 16_000)
         assert "\n" not in str(caught.value)
+
+
+def test_a_voice_that_is_cut_off_dies_away() -> None:
+    left = np.full(1000, -8000, np.int16)
+    fade = wavs.faded(left, 240)
+    assert len(fade) == 240
+    assert (fade[0], fade[-1]) == (-8000, 0)
+    assert np.all(np.diff(fade.astype(int)) >= 0)
+    assert len(wavs.faded(left[:3], 240)) == 3
+    assert len(wavs.faded(left[:0], 240)) == 0
