@@ -195,6 +195,18 @@ def test_the_readings_tell_broken_numbers_and_the_chance_of_an_end(csm: Csm) -> 
     assert not np.isfinite(broken)
 
 
+def test_fused_layers_give_the_same_codes(tmp_path: Path) -> None:
+    """Through torch.compile's front end, without the compiler itself: that is what a GPU's owner turns on."""
+    (tmp_path / "ids.json").write_text('{"prompt_ids": [5, 6, 7, 8]}')
+    built = build(str(tiny_csm.build(tmp_path / "csm", seed=5)), "fp32", "cpu")
+    plain = codes(built, None, tmp_path / "ids.json", "", "0", 6, True, None)
+    layer = built.csm.depth.layers[0]
+    before = layer.finish
+    built.csm.fuse("aot_eager")
+    assert layer.finish is not before
+    assert codes(built, None, tmp_path / "ids.json", "", "0", 6, True, None) == plain
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from peers import LevelEars, ListPen, serve
 
 from device.voice.link import Message, Wire
+from device.voice.plain import VoiceFault
 from device.voice.server import bind
 from device.voice.tone import ToneVoice
 
@@ -171,3 +174,71 @@ def test_a_peer_that_speaks_something_else_is_dropped_and_the_voice_lives(path: 
     message = test.receive()
     assert message is not None
     assert message.kind in ("ready", "busy")
+
+
+class Recorded(ToneVoice):
+    """Keeps what it is told; fails at the text "break"."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def feed(self, pcm: Any) -> None:
+        self.calls.append(len(pcm))
+
+    def hear(self, text: str) -> None:
+        self.calls.append(text)
+
+    def frames(self, text: str) -> Any:
+        yield from ToneVoice.frames(self, "a")
+        if text == "break":
+            raise VoiceFault("CSM ran out of memory: stop other programs.")
+
+
+def test_the_throat_hears_the_patient_while_they_speak_and_their_words_once(path: str, call: Any) -> None:
+    throat = Recorded()
+    serve(path, LevelEars("I slept badly"), ListPen("Oh."), throat)
+    wire = call()
+    kinds(wire, "ready")
+    wire.send(Message("press", 1))
+    for _ in range(2):
+        wire.send(Message("block", 1, {}, np.full(1280, 9000, np.int16)))
+    wire.send(Message("release", 1))
+    kinds(wire, "heard")
+    for number in range(2):  # the chat model's plan, and the bank's in its place
+        fields = {"number": number, "bank": True, "heard": "I slept badly", "before": [], "avoid": [], "affect": ""}
+        wire.send(Message("plan", 1, fields))
+        kinds(wire, "planned")
+    assert throat.calls == ["start", 1280, 1280, "I slept badly"]
+
+
+def test_a_fault_amid_a_sentence_reaches_the_companion_as_its_sentence_and_the_voice_lives(path: str, call: Any) -> None:
+    serve(path, LevelEars("x"), ListPen("x"), Recorded())
+    wire = call()
+    kinds(wire, "ready")
+    wire.send(Message("speak", 1, {"text": "break"}))
+    message = wire.receive()
+    while message is not None and message.kind == "audio":
+        message = wire.receive()
+    assert message is not None
+    assert (message.kind, message.fields) == ("failed", {"work": "speak", "error": "CSM ran out of memory: stop other programs."})
+    wire.send(Message("speak", 2, {"text": "fine"}))
+    assert kinds(wire, "spoken").count("audio") == 2
+
+
+def test_the_technician_sees_what_the_last_sentence_cost(path: str, call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        serve(path, LevelEars("x"), ListPen("x"))
+        wire = call()
+        kinds(wire, "ready")
+        wire.send(Message("speak", 1, {"text": "aha"}))
+        kinds(wire, "spoken")
+        said = systemd.recv(4096).decode()
+        while "last sentence" not in said:
+            said = systemd.recv(4096).decode()
+    assert re.search(r"^STATUS=ready; tone none, last sentence: first frame 0\.\d+, rtf 0\.\d+, under runs 0, peak memory gb \d", said)

@@ -65,7 +65,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, start: int, mask: Tensor | None) -> Tensor:
         """x (rows, width) at positions from `start`; keys, values (kv_heads, positions, head) are written there."""
         s, rows = self.shape, x.shape[0]
-        qkv = self.qkv(self.attention_norm(x)).view(rows, s.heads + 2 * s.kv_heads, s.head)
+        qkv = self.project(x).view(rows, s.heads + 2 * s.kv_heads, s.head)
         turned = rotate(qkv[:, : s.heads + s.kv_heads], angles)
         end = start + rows
         keys[:, start:end] = turned[:, s.heads :].transpose(0, 1)
@@ -74,6 +74,12 @@ class Block(nn.Module):
         query = turned[:, : s.heads].view(rows, s.kv_heads, -1, s.head).permute(1, 2, 0, 3).reshape(s.kv_heads, -1, s.head)
         heard = F.scaled_dot_product_attention(query[None], keys[None, :, :end], values[None, :, :end], attn_mask=mask)[0]
         heard = heard.view(s.kv_heads, -1, rows, s.head).permute(2, 0, 1, 3).reshape(rows, -1)
+        return self.finish(x, heard)
+
+    def project(self, x: Tensor) -> Tensor:
+        return self.qkv(self.attention_norm(x))
+
+    def finish(self, x: Tensor, heard: Tensor) -> Tensor:
         x = x + self.out(heard)
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
@@ -188,6 +194,13 @@ class Csm(nn.Module):
         self.backbone.allocate(device, dtype)
         self.depth.allocate(device, dtype)
         self._offsets = torch.arange(self.shape.codebooks, device=device) * self.shape.ids
+
+    def fuse(self, backend: str = "inductor") -> None:
+        """Let torch.compile fuse what lies between two attentions. On a GPU int8 is only fast so: its conversion joins the product."""
+        for stack in (self.backbone, self.depth):
+            for layer in stack.layers:
+                layer.project = torch.compile(layer.project, backend=backend)
+                layer.finish = torch.compile(layer.finish, backend=backend)
 
     def text_rows(self, ids: list[int]) -> Tensor:
         """(len(ids), width) of text ids."""
