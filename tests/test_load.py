@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_csm
 from tiny_chat import build
 
 from device.config import FIRMWARE, ConfigError, Settings, load
@@ -59,6 +60,19 @@ def test_a_csm_without_a_name_is_announced_by_what_to_set() -> None:
     throat, stand_in = load_throat(settings, "cpu", lambda text: None)
     assert throat.name == "plain"
     assert "csm_model" in stand_in
+
+
+def test_a_csm_that_breaks_at_its_first_frames_is_announced(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    checkpoint = tiny_csm.build(tmp_path / "csm")
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["backbone_model.norm.weight"].fill_(float("nan"))
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+    settings: Settings = load(None, {}, voice={"engine": "csm", "csm_model": str(checkpoint)}, memory={"conversation": ""})
+    throat, stand_in = load_throat(settings, "cpu", lambda text: None)
+    assert throat.name == "plain"
+    assert "CSM's numbers broke (NaN)" in stand_in
 
 
 def test_a_gpu_that_is_not_there_is_one_sentence() -> None:

@@ -22,7 +22,7 @@ from device.voice.checkpoint import CODEC, Checkpoint, fill, open_checkpoint
 from device.voice.csm import Csm
 from device.voice.hub import locate
 from device.voice.mimi import Mimi, from_csm, from_kyutai
-from device.voice.plain import VoiceFault
+from device.voice.plain import VoiceFault, out_of_memory
 from device.voice.shape import read_shape
 from device.voice.tokens import Tokens
 
@@ -69,12 +69,14 @@ def build(name: str, precision: str, device: str, status: Status = lambda text: 
     except VoiceFault:
         raise
     except (MemoryError, RuntimeError) as error:
-        why = _line(error)
+        why, memory = _line(error), out_of_memory(error)
     else:
         log("csm_loaded", source=name, precision=built.precision, seconds=time.monotonic() - began)
         return built
     # Here, where torch's error is gone and with it all that was filled so far: the plain voice needs the room.
-    raise VoiceFault(f"{name} does not fit into memory ({why}): stop other programs, or set voice.precision to 'int8' or 'int4'.")
+    if memory:
+        raise VoiceFault(f"{name} does not fit into memory ({why}): stop other programs, or set voice.precision to 'int8' or 'int4'.")
+    raise VoiceFault(f"{name} can't be loaded on {device} ({why}): try voice.device = 'cpu', or voice.engine = 'plain'.")
 
 
 def _load_float(folder: Path, name: str, precision: str, device: str, kind: str, status: Status) -> Built:
@@ -134,14 +136,17 @@ def _not_whole(folder: Path, error: Exception, manifest: dict[str, Any]) -> Voic
 
 
 def quantise_to(name: str, precision: str, device: str, out: Path, status: Status = lambda text: None) -> Built:
-    """Write checkpoint `name` at `precision` for this kind of `device` into the folder `out`. Raises VoiceFault."""
+    """Write checkpoint `name` at `precision` for this kind of `device` into the folder `out`. Raises VoiceFault.
+
+    The folder is complete in itself; only a checkpoint without Mimi still takes Kyutai's from the hub's cache.
+    """
     if precision not in quantize.SCHEMES or precision == "fp32":
         raise VoiceFault(f"A checkpoint can't be quantised to {precision!r}: choose bf16, int8 or int4.")
     folder = locate(name)
     if (folder / quantize.MANIFEST).is_file():
         raise VoiceFault(f"{name} is quantised already: give the checkpoint that it was made from.")
-    if out.resolve() == folder.resolve():
-        raise VoiceFault(f"{out} is the checkpoint itself: give another folder in --out.")
+    if any(file.is_file() for pattern in ("model.safetensors", "*.index.json", "ckpt.pt") for file in out.glob(pattern)):
+        raise VoiceFault(f"{out} holds a checkpoint in floats: give another folder in --out.")
     built = build(name, precision, device, status)
     checkpoint = open_checkpoint(folder, name)
     status("reading the checkpoint for its sha256")

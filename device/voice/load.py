@@ -117,7 +117,6 @@ def load(settings: Settings, status: Callable[[str], None]) -> tuple[Ears, Pen, 
     throat, stand_in = load_throat(settings, device, status)
     status("warming up")
     ears.transcribe(np.zeros(16_000, np.int16))
-    throat.warm_up()  # unheard: it must not enter the conversation
     reasons = " ".join(reason for reason in (stand_in, pen.stand_in) if reason)
     about = {"models": {"listen": settings.listen.model, "words": pen.name, "voice": throat.name}, "stand_in": reasons}
     return ears, pen, throat, about
@@ -131,21 +130,24 @@ def reference() -> tuple[str, Any]:
 
 
 def load_throat(settings: Settings, device: str, status: Callable[[str], None]) -> tuple[Throat, str]:
-    """(voice, reason why the plain one stands in for CSM or nothing)."""
-    from device.voice.plain import PlainVoice, VoiceFault
+    """(a voice that has spoken unheard, reason why the plain one stands in for CSM or nothing)."""
+    from device.voice.plain import PlainVoice, as_fault
 
-    if settings.voice.engine == "plain":
-        status("loading the plain voice")
-        return PlainVoice(threads=settings.voice.threads), ""
-    try:
-        return load_csm(settings, device, status), ""
-    except VoiceFault as error:
-        log("csm_fault", level=logging.WARNING, reason=error)
-        return PlainVoice(threads=settings.voice.threads), f"The plain voice stands in for CSM. {error}"
+    reason = ""
+    if settings.voice.engine == "csm":
+        try:
+            return load_csm(settings, device, status), ""
+        except (RuntimeError, MemoryError) as error:  # a VoiceFault, or whatever torch says of a GPU
+            log("csm_fault", level=logging.WARNING, reason=as_fault(error))
+            reason = f"The plain voice stands in for CSM. {as_fault(error)}"
+    status("loading the plain voice")
+    plain = PlainVoice(threads=settings.voice.threads)
+    plain.warm_up()
+    return plain, reason
 
 
 def load_csm(settings: Settings, device: str, status: Callable[[str], None]) -> Throat:
-    """CSM with its reference and the conversation that was going on. Raises VoiceFault in one sentence."""
+    """CSM with its reference and the conversation that was going on, warm. Raises VoiceFault in one sentence."""
     import torch
 
     from device.voice.build import build
@@ -155,10 +157,12 @@ def load_csm(settings: Settings, device: str, status: Callable[[str], None]) -> 
     status(f"loading CSM from {settings.voice.csm_model or 'nowhere: voice.csm_model is empty'}")
     built = build(settings.voice.csm_model, settings.voice.precision, device, status)
     if settings.voice.compile and device == "cuda":
-        built.csm.fuse()  # compiled at the first frames, in warm_up
+        built.csm.fuse()  # compiled at the first frames
     status("loading Mimi and the reference voice")
     store = Path(settings.memory.conversation) if settings.memory.conversation else None
     voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.precision, reference(), store)
     if store is not None and (told := voice.resume()):
         status(f"going on from {told} earlier segments of the conversation")
+    status("warming up CSM")
+    voice.warm_up()
     return voice

@@ -33,6 +33,21 @@ class VoiceFault(RuntimeError):
     """The voice can't speak. The message names what is wrong and the way out."""
 
 
+def as_fault(error: BaseException) -> VoiceFault:
+    """Any failure of a model as one sentence."""
+    if isinstance(error, VoiceFault):
+        return error
+    if out_of_memory(error):
+        return VoiceFault("CSM ran out of memory: stop other programs, or set voice.precision to 'int8' or 'int4'.")
+    why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return VoiceFault(f"CSM failed ({type(error).__name__}: {why}).")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Python's, and torch's on a GPU and on a CPU, where it is an ordinary RuntimeError."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "allocate memory" in str(error)
+
+
 # What hibari 0.2.1 reads wrong, found by listening to its phonemes: "911" as nine hundred eleven,
 # "120/80" without the "over", "e.g." as letters, "1-800-273-8255" as eight thousand.
 _EMERGENCY = re.compile(r"(?<![\d.,:/$£€-])(000|111|112|911|988|99[59])(?![\d%/:°]|[.,-]\d)")

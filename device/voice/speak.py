@@ -29,7 +29,7 @@ from device.voice.conversation import DEVICE, PATIENT, Conversation, Segment, re
 from device.voice.csm import Csm, Sampling, is_end
 from device.voice.ending import Ending, frame_budget
 from device.voice.mimi import Mimi
-from device.voice.plain import VoiceFault, clean, to_int16
+from device.voice.plain import VoiceFault, as_fault, clean, to_int16
 from device.voice.tokens import Tokens
 
 SLICE = 128  # rows that are listened to at once when history is tidied: work that a press may have to wait for
@@ -176,7 +176,7 @@ class CsmVoice:
             reason = self._make_frames(segment, Ending(budget), give, stop)
         except Exception as error:
             self.conversation.remove(segment)
-            raise _fault(error) from error
+            raise as_fault(error) from error
         segment.closed = True
         log("voice_clause", frames=len(segment.codes), budget=budget, ended=reason, positions=self.conversation.rows)
 
@@ -256,17 +256,7 @@ class CsmVoice:
 
         def done(future: Future[None]) -> None:
             if error := future.exception():
-                self._fault = _fault(error)
+                self._fault = as_fault(error)
                 log("voice_fault", level=logging.WARNING, reason=self._fault)
 
         self._work.submit(work, *arguments).add_done_callback(done)
-
-
-def _fault(error: BaseException) -> VoiceFault:
-    """Any failure of the model as one sentence."""
-    if isinstance(error, VoiceFault):
-        return error
-    why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in why or "out of memory" in why.lower():
-        return VoiceFault("CSM ran out of memory: stop other programs, or set voice.precision to 'int8' or 'int4'.")
-    return VoiceFault(f"CSM failed ({type(error).__name__}: {why}).")
