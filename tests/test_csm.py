@@ -22,6 +22,7 @@ from device.turn import VOICE_RATE  # noqa: E402
 from device.voice.build import build  # noqa: E402
 from device.voice.codes import codes  # noqa: E402
 from device.voice.csm import Csm, Sampling  # noqa: E402
+from device.voice.shape import CSM_1B  # noqa: E402
 
 FRAMES = 64
 
@@ -193,6 +194,23 @@ def test_the_readings_tell_broken_numbers_and_the_chance_of_an_end(csm: Csm) -> 
     assert np.isfinite(finite)
     assert end == pytest.approx(float(wanted))
     assert not np.isfinite(broken)
+
+
+def test_nothing_within_a_frame_waits_for_the_host() -> None:
+    """On the meta device there are no numbers, so whatever looks at one fails: a copy to the host, a size that depends on values."""
+    with torch.device("meta"):
+        csm = Csm(CSM_1B)
+    csm.allocate("meta", torch.bfloat16)
+    csm.to(torch.bfloat16)
+    with torch.inference_mode():
+        hidden = csm.listen(torch.zeros(20, 2048, device="meta", dtype=torch.bfloat16), 0)[-1:]
+        for position in range(20, 23):
+            codes, readings = csm.frame(hidden, Sampling(csm.shape.sounds))
+            hidden = csm.listen(csm.sound_rows(codes[None]), position)
+        assert (codes.shape, readings.shape, hidden.shape) == ((32,), (2,), (1, 2048))
+        for look in (codes.tolist, readings[0].item, codes.nonzero):
+            with pytest.raises((RuntimeError, NotImplementedError)):
+                look()
 
 
 def test_fused_layers_give_the_same_codes(tmp_path: Path) -> None:

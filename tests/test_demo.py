@@ -99,7 +99,7 @@ def test_csm_speaks_through_both_processes(tmp_path: Path, models_folder: Path) 
     done = run_demo("--wav", CLIP, "--out", tmp_path / "out", "--config", config)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "out/turn.json").read_text())
-    assert report["turns"][0]["voice"] == {"engine": "csm", "precision": "fp32"}
+    assert report["turns"][0]["voice"] == {"engine": "csm", "precision": "int8"}
     assert report["stand_in"] == ""
     assert soundfile.info(tmp_path / "out/reply.wav").duration > 0.5
 

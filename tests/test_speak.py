@@ -95,6 +95,24 @@ def test_a_sentence_is_int16_frames_within_its_budget(voice: CsmVoice) -> None:
     assert (voice.name, voice.precision) == ("csm", "fp32")
 
 
+def test_nothing_is_done_twice(voice: CsmVoice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame: one backbone step (the first is the prefill), one depth loop, one step of Mimi."""
+    done: dict[str, int] = {"backbone": 0, "depth": 0, "decode": 0}
+    for part in ("backbone", "depth"):
+        hook = getattr(voice.csm, part).register_forward_hook(lambda *_, part=part: done.update({part: done[part] + 1}))
+        monkeypatch.setattr(voice, f"_hook_{part}", hook, raising=False)
+    decode = voice.mimi.decode
+    monkeypatch.setattr(voice.mimi, "decode", lambda codes: (done.update(decode=done["decode"] + 1), decode(codes))[1])
+    try:
+        say(voice, "I slept badly.")
+        assert done == {"backbone": 1, "depth": 0, "decode": 0}  # the reference and the patient's segment, in one batch
+        made = len(list(voice.frames("Oh, that is hard.")))
+        assert done == {"backbone": 1 + made, "depth": made * (tiny_csm.CODEBOOKS - 1), "decode": made}
+    finally:
+        for part in ("backbone", "depth"):
+            getattr(voice, f"_hook_{part}").remove()
+
+
 def test_what_is_heard_is_mimis_offline_decoding_of_the_codes(voice: CsmVoice, built: Built) -> None:
     frames = np.concatenate(list(voice.frames("Hello you.")))
     codes = voice.conversation.segments[-1].codes

@@ -53,8 +53,8 @@ class Shape:
     tied: bool = True  # one audio embedding for both transformers
 
     @property
-    def kv_bytes(self) -> int:
-        """Of the backbone's keys and values at one byte a number."""
+    def kv_numbers(self) -> int:
+        """Keys and values that the backbone's cache holds."""
         b = self.backbone
         return 2 * b.layers * b.kv_heads * b.head * b.positions
 
