@@ -79,12 +79,13 @@ def bench_fidelity(settings: Settings, checkpoint: str, device: str, precisions:
 
 def _voice_worker(pipe: Connection, precision: str, checkpoint: str, device: str) -> None:
     from device.voice.measure import Speed, weight_bytes
-    from device.voice.pace import memory_gb
+    from device.voice.pace import forget_peak, memory_gb
     from device.voice.random_weights import random_mimi
 
     csm, mimi = _model(checkpoint, precision, device)
     codec = mimi() if mimi else random_mimi(csm.shape.codebooks, device)
-    loaded = memory_gb()
+    loading = memory_gb()
+    forget_peak()
     speed = Speed(csm, codec)
     pipe.send(None)
     while pipe.recv() == "round":
@@ -92,7 +93,7 @@ def _voice_worker(pipe: Connection, precision: str, checkpoint: str, device: str
     size = weight_bytes(csm)
     size["mimi"] = codec.memory
     model = (size["weights"] + size["cache"] + size["mimi"]) / 1e9
-    pipe.send({"model_gb": round(model, 3), "loaded_memory_gb": loaded, "peak_memory_gb": memory_gb(), "bytes": size})
+    pipe.send({"model_gb": round(model, 3), "loading_memory_gb": loading, "peak_memory_gb": memory_gb(), "bytes": size})
 
 
 def _fidelity_worker(pipe: Connection, precision: str, checkpoint: str, device: str) -> None:
