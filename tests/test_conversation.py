@@ -144,6 +144,8 @@ def test_whole_turns_are_forgotten_the_oldest_first_and_the_reference_never(buil
     assert [s.text for s in talk.segments] == ["I am here.", "Turn 3.", "Answer 3.", "And 3."]
     with pytest.raises(VoiceFault, match=r"does not fit CSM's \d+ free ones: lower words\.max_words"):
         talk.make_room(POSITIONS)
+    assert [s.text for s in talk.segments] == ["I am here.", "Turn 3.", "Answer 3.", "And 3."]
+    assert talk.make_room(POSITIONS - talk.pinned_rows) == 3
     assert [s.text for s in talk.segments] == ["I am here."]
 
 

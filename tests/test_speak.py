@@ -245,6 +245,7 @@ def test_a_text_of_four_hundred_words_is_refused_in_one_sentence_and_nothing_bre
     say(voice, "Hello.")
     with pytest.raises(VoiceFault, match=r"^A reply of up to \d+ positions does not fit CSM's \d+ free ones: lower words\.max_words\.$"):
         next(voice.frames("word " * 400))
+    assert told(voice) == [("1", "Hello.", 13)]
     assert len(list(voice.frames("I see."))) > 0
 
 

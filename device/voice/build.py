@@ -108,7 +108,6 @@ def _load_quantised(folder: Path, name: str, precision: str, device: str, kind: 
     """From what quantise_to wrote. Its file is mapped: nothing is read twice."""
     from safetensors import safe_open
 
-    status(f"loading CSM from {name}")
     state, manifest = quantize.load(folder, kind)
     scheme = manifest["scheme"]
     if precision not in ("auto", scheme):

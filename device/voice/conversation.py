@@ -138,19 +138,16 @@ class Conversation:
     def make_room(self, rows: int, keep: int = 0) -> int:
         """Forget the oldest whole turns until `rows` more fit, but for the newest `keep`. Returns the segments that went.
 
-        A turn is what the patient said and what was answered. Raises VoiceFault when all are gone and it is still too much.
+        A turn is what the patient said and what was answered. Raises VoiceFault, and forgets nothing, when it can't fit.
         """
+        if not keep and self.pinned_rows + rows > self.capacity:
+            free = self.capacity - self.pinned_rows
+            raise VoiceFault(f"A reply of up to {rows} positions does not fit CSM's {free} free ones: lower words.max_words.")
         gone = 0
-        while self.rows + rows > self.capacity:
-            turns = self.turns()
-            if len(turns) <= keep:
-                break
+        while self.rows + rows > self.capacity and len(turns := self.turns()) > keep:
             for segment in turns[0]:
                 self.remove(segment)
             gone += len(turns[0])
-        if not keep and self.rows + rows > self.capacity:
-            free = self.capacity - self.rows
-            raise VoiceFault(f"A reply of up to {rows} positions does not fit CSM's {free} free ones: lower words.max_words.")
         return gone
 
     def turns(self) -> list[list[Segment]]:
