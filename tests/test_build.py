@@ -28,7 +28,7 @@ pytest.importorskip("moshi")
 pytest.importorskip("transformers")
 
 import tiny_csm  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from device.__main__ import main  # noqa: E402
 from device.config import load as settings  # noqa: E402
@@ -476,3 +476,16 @@ def test_wrong_words_on_the_command_line_are_one_sentence(
     assert line.startswith("bedside: ")
     assert says in line
     assert not (tmp_path / "out").exists()
+
+
+def test_two_audio_embeddings_stay_two_in_a_quantised_folder(tmp_path: Path) -> None:
+    source = tiny_csm.build(tmp_path / "csm", seed=9)
+    stored = load_file(source / "model.safetensors")
+    stored[tiny_csm.TIED] = torch.randn_like(stored["depth_decoder.model.embed_tokens.weight"])
+    save_file(stored, source / "model.safetensors", {"format": "pt"})
+    quantise_to(str(source), "int8", "cpu", tmp_path / "int8")
+    directly, again = (build(str(folder), "int8", "cpu").csm for folder in (source, tmp_path / "int8"))
+    frame = torch.arange(tiny_csm.CODEBOOKS)[None]
+    assert again.depth_embedding is not again.audio_embedding
+    assert torch.equal(directly.sound_rows(frame), again.sound_rows(frame))
+    assert torch.equal(directly._embed(frame[0, :1], 1), again._embed(frame[0, :1], 1))

@@ -85,7 +85,7 @@ def test_greedy_codes_after_a_conversation_are_those_of_transformers(folder: Pat
     wanted = generated(theirs, **prompt(folder, conversation, "What keeps you awake?"))
     ours = codes(build(str(folder), "fp32", "cpu"), conversation, None, "What keeps you awake?", "0", FRAMES, True, None)
     assert ours == wanted
-    assert len({tuple(frame) for frame in ours}) > FRAMES // 2  # a constant would be equal too
+    assert len({tuple(frame) for frame in ours}) > 10  # a constant would be equal too
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +255,7 @@ def test_a_conversation_that_is_none_is_one_sentence(
         (["--text", "  "], "There is nothing to say"),
         (["--text", "word " * 400], "takes 2005 positions and 64 frames as many more, but CSM has 240"),
         (["--text", "Hello.", "--frames", "300"], "but CSM has 240"),
+        (["--text", "Hello.", "--frames", "0"], "give at least 1 in --frames"),
     ],
 )
 def test_text_that_is_none_or_too_long_is_one_sentence(

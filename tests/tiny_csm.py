@@ -37,7 +37,9 @@ def build(folder: Path, positions: int = 2048, seed: int = 0, **shape: Any) -> P
     torch.manual_seed(seed)
     model = CsmForConditionalGeneration(config(positions, **shape)).eval()
     model.generation_config.update(do_sample=True, temperature=0.9, top_k=50)
-    with torch.no_grad():  # an untrained codebook has one and the same entry everywhere: all sound would be one code
+    with torch.no_grad():
+        tie(model)
+        # An untrained codebook has one and the same entry everywhere: all sound would be one code.
         for name, buffer in model.codec_model.named_buffers():
             if name.endswith("embed_sum"):
                 buffer.normal_()
@@ -46,6 +48,11 @@ def build(folder: Path, positions: int = 2048, seed: int = 0, **shape: Any) -> P
     model.save_pretrained(folder)
     _processor().save_pretrained(folder)
     return folder
+
+
+def tie(model: Any) -> None:
+    """One audio embedding, as CSM has: transformers up to 5.20 makes two that differ, and does not tie what it loads."""
+    model.backbone_model.embed_tokens.embed_audio_tokens.weight.data.copy_(model.depth_decoder.model.embed_tokens.weight.data)
 
 
 def config(
@@ -137,6 +144,10 @@ SESAME = [
 ]
 
 
+# transformers up to 5.20 writes the tied audio embedding twice, later ones only the depth decoder's.
+TIED = "backbone_model.embed_tokens.embed_audio_tokens.weight"
+
+
 def to_sesame(source: Path, folder: Path, file: str = "model.safetensors") -> Path:
     """The checkpoint of `source` in Sesame's own layout: its names, interleaved rotary pairs, no Mimi in the weights."""
     import shutil
@@ -145,10 +156,9 @@ def to_sesame(source: Path, folder: Path, file: str = "model.safetensors") -> Pa
     from safetensors.torch import load_file, save_file
 
     shape = json.loads((source / "config.json").read_text())
-    out, codec = {}, {}
+    out = {}
     for name, tensor in load_file(source / "model.safetensors").items():
-        if name.startswith("codec_model."):
-            codec[name] = tensor
+        if name.startswith("codec_model.") or name == TIED:
             continue
         stack = shape["depth_decoder_config"] if name.startswith("depth_decoder") else shape
         for part, heads in (("q_proj", stack["num_attention_heads"]), ("k_proj", stack["num_key_value_heads"])):

@@ -162,8 +162,9 @@ def quantise_to(name: str, precision: str, device: str, out: Path, status: Statu
         _store({"text": built.csm.text.to(torch.bfloat16).contiguous()}, out / TEXT)
         if codec := checkpoint.codec():
             _store({CODEC + key: value.contiguous() for key, value in codec.items()}, out / SOUND)
-        extra = [folder / file for file in ("config.json", "tokenizer.json") if (folder / file).is_file()]
-        for source_file in [*extra, *_mimi_files(folder)]:
+        config = {**checkpoint.config, "tie_codebooks_embeddings": checkpoint.shape.tied}
+        (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        for source_file in [*folder.glob("tokenizer.json"), *_mimi_files(folder)]:
             shutil.copyfile(source_file, out / source_file.name)
     except Exception as error:  # safetensors has its own error for a full disk
         raise VoiceFault(f"{out} can't be written ({_line(error)}): free space there, or choose another folder.") from None

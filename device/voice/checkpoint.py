@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,10 @@ def open_checkpoint(folder: Path, name: str = "") -> Checkpoint:
     for file in files:
         for tensor, size, reader in _open(file):
             sizes[tensor], readers[tensor] = size, reader
+    names = (REST["transformers"]["audio_embedding"], REST["transformers"]["depth_embedding"])
+    both = [readers[tensor] for tensor in names if tensor in sizes]
+    if shape.tied and len(both) == 2 and not torch.equal(both[0](), both[1]()):
+        shape = replace(shape, tied=False)  # as transformers 5: two tables that differ are two, whatever the config says
     return Checkpoint(name, folder, config, shape, files, sizes, lambda tensor: readers[tensor]())
 
 
@@ -171,7 +175,7 @@ def recipe(shape: Shape, layout: str, sizes: Mapping[str, Any]) -> dict[str, Par
                 out[f"{stack}.layers.{number}.{ours}.weight"] = Part(sources, rope=turned)
         out[f"{stack}.norm.weight"] = Part((rest[stack] + rest["norm"],))
     shared, own = rest["depth_embedding"], rest["audio_embedding"]
-    if shape.tied:  # transformers 5 writes one of the two, 4 may write both
+    if shape.tied:  # transformers 5.23 writes one of the two, others both
         out["audio_embedding.weight"] = Part((shared if shared in sizes or own not in sizes else own,))
     else:
         out["audio_embedding.weight"], out["depth_embedding.weight"] = Part((own,)), Part((shared,))

@@ -25,6 +25,8 @@ def codes(
 
     Ends with the frame that ends the speech, as transformers' generate() does. Raises VoiceFault.
     """
+    if frames < 1:
+        raise VoiceFault(f"{frames} frames are nothing to say: give at least 1 in --frames.")
     talk = Conversation(built.csm)
     if prompt is not None:
         opening = Segment(speaker, "", _prompt_ids(prompt, built.csm.shape.text_ids), closed=False)
@@ -62,13 +64,14 @@ def _generate(talk: Conversation, opening: Segment, frames: int, greedy: bool, s
 
 
 def _segments(file: Path, built: Built) -> list[dict[str, Any]]:
-    """The segments of a conversation file; sound is read from beside it and encoded."""
+    """The segments of a conversation file; sound is read from beside it, or from here, and encoded."""
     shape = built.csm.shape
     segments = read_segments(_json(file), str(file), shape.codebooks, shape.ids)
     mimi: Mimi | None = None
     for segment in segments:
         if "audio" in segment:
-            sound = wavs.read(file.parent / segment["audio"], VOICE_RATE)
+            beside = file.parent / segment["audio"]
+            sound = wavs.read(beside if beside.is_file() else Path(segment["audio"]), VOICE_RATE)
             mimi = mimi or built.mimi()
             segment["codes"] = mimi.encode_all((sound / 32768).astype(np.float32))
     return segments
