@@ -391,3 +391,9 @@ def test_filling_never_holds_two_copies(tmp_path: Path) -> None:
     assert len(shares) == 2
     for share in shares:
         assert 0.9 < share < 1.25
+
+
+def test_the_one_file_beside_kyutais_mimi_is_csms_whatever_its_name(source: Path, tmp_path: Path) -> None:
+    folder = tiny_csm.to_sesame(source, tmp_path / "csm", "csm_1b.pt")
+    (folder / "mimi.safetensors").write_bytes(b"not read here")
+    assert open_checkpoint(folder).files == (folder / "csm_1b.pt",)

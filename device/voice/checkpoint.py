@@ -118,6 +118,7 @@ def weight_files(folder: Path, config: Mapping[str, Any], name: str) -> tuple[Pa
     found = next((folder / file for file in wanted if (folder / file).is_file()), None)
     if found is None:
         others = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.pt"))]
+        others = [file for file in others if not file.name.startswith(("mimi", "tokenizer"))]  # Kyutai's Mimi
         if len(others) != 1:
             raise VoiceFault(f"{name} has no weights (model.safetensors, its index, or ckpt.pt): fetch the checkpoint again.")
         found = others[0]
