@@ -93,7 +93,7 @@ def test_the_weights_the_cache_and_mimi_fit_the_memory_of(scheme: str, mimis: An
     show(f"{scheme}, Mimi's decoder {mimis}: {parts} = {total:.3f} GB (at most {most}); {time.monotonic() - began:.0f} s")
     assert frame.shape == (CSM_1B.codebooks,)
     assert torch.isfinite(readings).all()
-    assert held["cache"] >= 2 * CSM_1B.kv_bytes  # bf16
+    assert held["cache"] >= 2 * CSM_1B.kv_numbers  # bf16
     assert total <= most
 
 
