@@ -75,7 +75,11 @@ def enliven(codec: Any) -> Any:
             tensor.normal_(std=2.0 / tensor.shape[1] ** 0.5)
     quantizer = codec.quantizer
     with torch.inference_mode():
-        latents = codec.encoder(torch.from_numpy(noise(100 * FRAME))[None, None]).latents
+        found = codec.encoder(torch.from_numpy(noise(100 * FRAME))[None, None])
+        if isinstance(found, torch.Tensor):  # up to transformers 5.20 the encoder is its first part alone
+            latents = codec.downsample(codec.encoder_transformer(found.transpose(1, 2))[0].transpose(1, 2))
+        else:
+            latents = found.latents
     for part in (quantizer.semantic_residual_vector_quantizer, quantizer.acoustic_residual_vector_quantizer):
         with torch.inference_mode():
             spread, middle = torch.std_mean(part.input_proj(latents)[0], dim=1)
