@@ -242,7 +242,7 @@ def _bench_csm(arguments: argparse.Namespace) -> int:
     from device.bench_voice import bench_fidelity, bench_voice
     from device.voice.load import choose_device
 
-    if bool(arguments.checkpoint) == arguments.random_weights:
+    if bool(arguments.checkpoint) == bool(arguments.shape and arguments.random_weights):
         raise OSError(f"bench {arguments.what} needs either --checkpoint NAME or --shape csm-1b --random-weights")
     voice = arguments.what == "voice"
     known = ["fp32", "bf16", "int8", "int4"]

@@ -59,9 +59,9 @@ def test_bench_fidelity_compares_with_bf16(checkpoint: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["voice"], "needs either --checkpoint NAME or --shape csm-1b --random-weights"),
+        (["voice", "--random-weights"], "needs either --checkpoint NAME or --shape csm-1b --random-weights"),
         (["fidelity", "--checkpoint", "/nowhere"], "/nowhere (voice.csm_model): no such folder"),
-        (["voice", "--random-weights", "--precisions", "int5"], "--precisions 'int5' is not known"),
+        (["voice", "--shape", "csm-1b", "--random-weights", "--precisions", "int5"], "--precisions 'int5' is not known"),
     ],
 )
 def test_a_wrong_bench_is_one_sentence(words: list[str], says: str) -> None:

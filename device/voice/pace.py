@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,10 +48,14 @@ class Pace:
 
 
 def memory_gb() -> float:
-    """Most memory this process has held, in GB: its own, and a GPU's where torch uses one."""
+    """Most memory this process has held, in GB: the kernel's count, and what torch has allocated on a GPU."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.M)
-    return round(int(peak[1]) * 1024 / 1e9, 2) if peak else 0.0
+    held = int(peak[1]) * 1024 if peak else 0
+    torch = sys.modules.get("torch")  # only where a model has loaded it
+    if torch is not None and torch.cuda.is_initialized():
+        held += torch.cuda.max_memory_allocated()
+    return round(held / 1e9, 2)
 
 
 def forget_peak() -> None:

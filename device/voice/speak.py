@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,8 @@ class CsmVoice:
     def resume(self) -> int:
         """Go on from the conversation on disk. Returns how many of its segments are remembered.
 
-        One that can't be read, or is of another model, is set aside with a line in the log: it must not keep a patient waiting.
+        One that can't be read, or is of another model, is set aside as FILE.unread with a line in the log: it must
+        not keep a patient waiting, and the next turn would write over it.
         """
         assert self._store is not None
         shape, talk = self.csm.shape, self.conversation
@@ -225,6 +226,8 @@ class CsmVoice:
             return 0
         except (OSError, ValueError, KeyError, VoiceFault) as error:
             log("conversation_not_resumed", level=logging.WARNING, file=self._store, reason=error)
+            with suppress(OSError):
+                self._store.replace(self._store.with_name(self._store.name + ".unread"))
             return 0
         for segment in segments:
             talk.append(segment)
