@@ -248,6 +248,18 @@ def test_stop_silences_the_speaker(sound: SoundCard) -> None:
     taken(sound, lambda heard, _: len(heard) > MIC_RATE and not loud(heard[-MIC_RATE // 2 :]))
 
 
+def test_a_voice_that_is_cut_off_leaves_a_fade_of_10_ms_for_the_card() -> None:
+    """What stop() leaves in the queue of a card that nobody drains: the beginning of what was to come, down to nothing."""
+    card = SoundCard(config.Audio(kind="card"))
+    card._speaker_rate = VOICE_RATE
+    card.begin()
+    card.play(np.full(VOICE_RATE, 8000, np.int16))
+    card.stop()
+    left = np.frombuffer(bytes(card._queue), np.int16)
+    assert len(left) == VOICE_RATE // 100
+    assert (left[0], left[-1]) == (8000, 0)
+
+
 def test_a_wrong_name_lists_the_cards(pulse: Pulse) -> None:
     """The sentence names the setting, the value and what is there."""
     pytest.importorskip("pyaudio", reason="the audio extra is not installed")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from device.voice.pace import Pace
+from device.voice.pace import Pace, memory_gb
 
 
 def pace(*times: float) -> dict[str, float]:
@@ -48,3 +49,10 @@ print(held, memory_gb() - before)
     held, after = map(float, told.split())
     assert held == pytest.approx(0.3, abs=0.05)
     assert after < 0.05
+
+
+def test_what_torch_holds_on_a_gpu_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = memory_gb()
+    gpu = SimpleNamespace(is_initialized=lambda: True, max_memory_allocated=lambda: 2_000_000_000)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=gpu))
+    assert memory_gb() == pytest.approx(alone + 2.0, abs=0.05)
