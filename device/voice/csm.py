@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -172,9 +173,18 @@ def is_end(codes: Sequence[float]) -> bool:
     return not any(codes[:-1])
 
 
+class Engine(Protocol):
+    """A faster way through the same weights: the two calls that a frame is made of, with Csm's own meaning."""
+
+    def listen(self, rows: Tensor, start: int) -> Tensor: ...
+
+    def frame(self, hidden: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]: ...
+
+
 class Csm(nn.Module):
     """The model. Fill its weights with `checkpoint.fill`, then `allocate`."""
 
+    engine: Engine | None = None  # does the work of listen and frame where there is one
     text: Tensor  # (text_ids, width) in host memory, often a mapped file: a turn reads twenty rows of it
     dtype: torch.dtype
     device: torch.device
@@ -212,7 +222,7 @@ class Csm(nn.Module):
 
     def listen(self, rows: Tensor, start: int) -> Tensor:
         """Rows (n, width) enter the backbone at position `start`. (n, width): what it makes of each."""
-        return self.backbone(rows, start)
+        return self.engine.listen(rows, start) if self.engine else self.backbone(rows, start)
 
     def frame(self, hidden: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """The next frame after `hidden` (1, width): codes (codebooks,), and two float readings (2,).
@@ -220,6 +230,8 @@ class Csm(nn.Module):
         The readings: the sum of the largest logits, which is finite unless something broke; and the
         chance of code 0 in codebook 0, without which the frame can't be the all-zero one that ends speech.
         """
+        if self.engine:
+            return self.engine.frame(hidden, sampling)
         noise = sampling.noise(self.shape.codebooks, self.device)
         logits = self.heads[0](hidden).float()
         ending = (logits[0] / sampling.temperature).softmax(-1)[0]
