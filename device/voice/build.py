@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from device.voice.checkpoint import CODEC, Checkpoint, fill, open_checkpoint
 from device.voice.csm import Csm
 from device.voice.hub import locate
 from device.voice.mimi import Mimi, from_csm, from_kyutai
+from device.voice.native import NativeFault
 from device.voice.plain import VoiceFault, out_of_memory
 from device.voice.shape import read_shape
 from device.voice.tokens import Tokens
@@ -44,6 +46,7 @@ class Built:
     config: dict[str, Any]
     precision: str
     codec: Callable[[], dict[str, Tensor]]
+    slow: str = ""  # why PyTorch's own path runs in the native engine's place, or nothing
 
     def tokens(self) -> Tokens:
         return Tokens(self.folder)
@@ -75,11 +78,30 @@ def build(name: str, precision: str, device: str, status: Status = lambda text: 
         why, memory = _line(error), out_of_memory(error)
     else:
         log("csm_loaded", source=name, precision=built.precision, seconds=time.monotonic() - began)
-        return built
+        return replace(built, slow=start_engine(built.csm))
     # Here, where torch's error is gone and with it all that was filled so far: the plain voice needs the room.
     if memory:
         raise VoiceFault(f"{name} does not fit into memory ({why}): stop other programs, or set voice.precision to 'int8' or 'int4'.")
     raise VoiceFault(f"{name} can't be loaded on {device} ({why}): try voice.device = 'cpu', or voice.engine = 'plain'.")
+
+
+def start_engine(csm: Csm, threads: int = 0) -> str:
+    """Give `csm` the fastest engine that runs here, with `threads` (torch's own number). Returns why there is none, or "".
+
+    Raises VoiceFault out of memory.
+    """
+    from device.voice.native.engine import Native
+
+    if csm.device.type != "cpu":
+        return ""
+    try:
+        csm.engine = Native(csm, threads or torch.get_num_threads())
+    except NativeFault as fault:
+        reason = f"CSM speaks several times slower than it could, for its native engine does not run: {fault}."
+        log("csm_engine_missing", level=logging.WARNING, reason=fault)
+        return reason
+    log("csm_engine", name=csm.engine.name, threads=csm.engine.threads)
+    return ""
 
 
 def _load_float(folder: Path, name: str, precision: str, device: str, kind: str, status: Status) -> Built:

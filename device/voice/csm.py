@@ -174,17 +174,21 @@ def is_end(codes: Sequence[float]) -> bool:
 
 
 class Engine(Protocol):
-    """A faster way through the same weights: the two calls that a frame is made of, with Csm's own meaning."""
+    """A faster way through the same weights and caches of its own: Csm's calls, each with Csm's meaning."""
+
+    name: str
 
     def listen(self, rows: Tensor, start: int) -> Tensor: ...
 
     def frame(self, hidden: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]: ...
 
+    def forced_logits(self, hidden: Tensor, codes: Tensor) -> Tensor: ...
+
 
 class Csm(nn.Module):
     """The model. Fill its weights with `checkpoint.fill`, then `allocate`."""
 
-    engine: Engine | None = None  # does the work of listen and frame where there is one
+    engine: Engine | None = None  # does the work where there is one
     text: Tensor  # (text_ids, width) in host memory, often a mapped file: a turn reads twenty rows of it
     dtype: torch.dtype
     device: torch.device
@@ -218,7 +222,7 @@ class Csm(nn.Module):
 
     def sound_rows(self, codes: Tensor) -> Tensor:
         """(frames, width) of codes (frames, codebooks)."""
-        return self.audio_embedding(codes.to(self.device).long() + self._offsets).sum(1).to(self.dtype)
+        return self.audio_embedding(codes.to(self.device).long() + self._offsets).sum(1, dtype=torch.float32).to(self.dtype)
 
     def listen(self, rows: Tensor, start: int) -> Tensor:
         """Rows (n, width) enter the backbone at position `start`. (n, width): what it makes of each."""
@@ -250,6 +254,8 @@ class Csm(nn.Module):
 
     def forced_logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Logits (codebooks, ids) in fp32 of a frame whose codes (codebooks,) are known: one depth pass."""
+        if self.engine:
+            return self.engine.forced_logits(hidden, codes)
         known = codes.to(self.device).long()[:-1] + self._offsets[:-1]
         rows = self.depth_embedding(known).to(self.dtype)
         x = self.depth(self.projection(torch.cat([hidden, rows])), 0)

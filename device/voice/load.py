@@ -130,13 +130,13 @@ def reference() -> tuple[str, Any]:
 
 
 def load_throat(settings: Settings, device: str, status: Callable[[str], None]) -> tuple[Throat, str]:
-    """(a voice that has spoken unheard, reason why the plain one stands in for CSM or nothing)."""
+    """(a voice that has spoken unheard, what a technician should know of it or nothing)."""
     from device.voice.plain import PlainVoice, as_fault
 
     reason = ""
     if settings.voice.engine == "csm":
         try:
-            return load_csm(settings, device, status), ""
+            return load_csm(settings, device, status)
         except (RuntimeError, MemoryError) as error:  # a VoiceFault, or whatever torch says of a GPU
             log("csm_fault", level=logging.WARNING, reason=as_fault(error))
             reason = f"The plain voice stands in for CSM. {as_fault(error)}"
@@ -146,8 +146,11 @@ def load_throat(settings: Settings, device: str, status: Callable[[str], None]) 
     return plain, reason
 
 
-def load_csm(settings: Settings, device: str, status: Callable[[str], None]) -> Throat:
-    """CSM with its reference and the conversation that was going on, warm. Raises VoiceFault in one sentence."""
+def load_csm(settings: Settings, device: str, status: Callable[[str], None]) -> tuple[Throat, str]:
+    """(CSM with its reference and the conversation that was going on, warm; why it is slower than it could be or nothing).
+
+    Raises VoiceFault in one sentence.
+    """
     import torch
 
     from device.voice.build import build
@@ -165,4 +168,4 @@ def load_csm(settings: Settings, device: str, status: Callable[[str], None]) -> 
         status(f"going on from {told} earlier segments of the conversation")
     status("warming up CSM")
     voice.warm_up()
-    return voice
+    return voice, built.slow

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from device.voice.plain import VoiceFault
+from device.voice.rows import GROUP, Int4Rows, Int8Rows
 
 # Which layer gets what; the first match wins, and a layer without one is kept as it is computed.
 # int4 was chosen by `bedside bench fidelity` at CSM-1B's shape: mean KL 0.96 nats with every layer of both stacks
@@ -35,64 +35,7 @@ SCHEMES: dict[str, tuple[tuple[str, str], ...]] = {
         ("*", "int8"),
     ),
 }
-GROUP = 128  # weights that share an int4 scale
 FORMAT, MANIFEST, WEIGHTS = 1, "bedside.json", "weights.pt"
-
-
-class Int8Rows(torch.Tensor):  # type: ignore[misc]
-    """An int8 weight (rows, width) with one scale a row, for F.linear and F.embedding.
-
-    torchao's own Int8Tensor converts the whole matrix at each product unless it is compiled (1.6 ms for
-    3072x2048, where this takes 0.24 and bf16 0.7: two AVX2 cores, one row), and the whole table at each
-    look-up (0.6 to 1.2 s). This keeps its codes and calls ATen's kernel.
-    """
-
-    @staticmethod
-    def __new__(cls, codes: Tensor, scale: Tensor) -> Int8Rows:
-        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=scale.dtype, device=codes.device)
-
-    def __init__(self, codes: Tensor, scale: Tensor) -> None:
-        """codes int8 (rows, width); scale (rows,) in the dtype of the activations."""
-        self.codes, self.scale = codes, scale
-
-    def __repr__(self) -> str:
-        return f"Int8Rows({tuple(self.shape)}, {self.scale.dtype}, {self.codes.device})"
-
-    def __tensor_flatten__(self) -> tuple[list[str], None]:
-        return ["codes", "scale"], None
-
-    @staticmethod
-    def __tensor_unflatten__(inner: dict[str, Tensor], meta: None, size: Any, stride: Any) -> Int8Rows:
-        return Int8Rows(inner["codes"], inner["scale"])
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.linear:
-            return _linear(*args, **(kwargs or {}))
-        if func is F.embedding:
-            ids, table = args[:2]
-            return F.embedding(ids, table.codes).to(table.scale.dtype) * table.scale[ids][..., None]
-        return super().__torch_function__(func, types, args, kwargs or {})
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.ops.aten.detach.default, torch.ops.aten.alias.default, torch.ops.aten.clone.default):
-            return cls(func(args[0].codes), func(args[0].scale))
-        if func is torch.ops.aten._to_copy.default:  # to another device; the codes stay int8
-            device, dtype = (kwargs or {}).get("device"), (kwargs or {}).get("dtype")
-            return cls(args[0].codes.to(device=device), args[0].scale.to(device=device, dtype=dtype))
-        raise NotImplementedError(f"{func} of an Int8Rows")
-
-
-torch.serialization.add_safe_globals([Int8Rows])
-
-
-def _linear(x: Tensor, weight: Int8Rows, bias: None = None) -> Tensor:
-    """x (…, width) -> (…, rows). ATen's kernel loads aligned vectors: a view at an odd offset would end the process."""
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
-    if not torch.compiler.is_compiling() and rows.data_ptr() % 64:
-        rows = rows.clone()
-    return torch._weight_int8pack_mm(rows, weight.codes, weight.scale).view(*x.shape[:-1], -1)
 
 
 def _holder(weight: Tensor) -> nn.Linear:
@@ -115,7 +58,7 @@ def _int8_torchao(module: nn.Linear | nn.Embedding) -> None:
     _through_torchao(module, "torchao.quantization", "Int8WeightOnlyConfig", version=2)
 
 
-def _int8_aten(module: nn.Linear | nn.Embedding) -> None:
+def _int8_rows(module: nn.Linear | nn.Embedding) -> None:
     """The same symmetric codes, one scale a row, kept as Int8Rows."""
     dtype = module.weight.dtype
     codes, scales = [], []
@@ -127,18 +70,15 @@ def _int8_aten(module: nn.Linear | nn.Embedding) -> None:
     module.weight = nn.Parameter(Int8Rows(torch.cat(codes), torch.cat(scales)), requires_grad=False)
 
 
-def _int4_aten(module: nn.Linear | nn.Embedding) -> None:
-    """_weight_int4pack_mm_for_cpu, through a prototype of torchao that has moved twice."""
-    for where, config in (
-        ("torchao.prototype.quantization.int4", "PrototypeInt4WeightOnlyConfig"),  # 0.18
-        ("torchao.prototype.quantization.int4", "Int4WeightOnlyOpaqueTensorConfig"),  # 0.17
-        ("torchao.prototype.int4_opaque_tensor", "Int4WeightOnlyOpaqueTensorConfig"),  # 0.15, 0.16
-    ):
-        try:
-            return _through_torchao(module, where, config, group_size=GROUP)
-        except (ImportError, AttributeError):
-            continue
-    raise ImportError("this torchao has no int4 kernel for a CPU")
+def _int4_rows(module: nn.Linear | nn.Embedding) -> None:
+    """torchao's symmetric int4 codes, one bf16 scale a group, kept as Int4Rows."""
+    from torchao.quantization import IntxWeightOnlyConfig, PerGroup, quantize_
+
+    dtype = module.weight.dtype
+    holder = _holder(module.weight.detach().float())
+    quantize_(holder, IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(GROUP)))
+    made: Any = holder.weight
+    module.weight = nn.Parameter(Int4Rows.pack(made.qdata, made.scale.to(dtype)), requires_grad=False)
 
 
 def _int4_tiles(module: nn.Linear | nn.Embedding) -> None:
@@ -147,7 +87,7 @@ def _int4_tiles(module: nn.Linear | nn.Embedding) -> None:
 
 
 KERNELS: dict[str, dict[str, Callable[[nn.Linear | nn.Embedding], None]]] = {
-    "cpu": {"int8": _int8_aten, "int4": _int4_aten},
+    "cpu": {"int8": _int8_rows, "int4": _int4_rows},
     "orin": {"int8": _int8_torchao, "int4": _int4_tiles},
     "cuda": {"int8": _int8_torchao, "int4": _int4_tiles},
 }
@@ -207,7 +147,7 @@ def quantise(name: str, module: nn.Linear | nn.Embedding, scheme: str, device: s
     module.requires_grad_(False)
     module.to(device="cpu" if device == "cpu" else "cuda", dtype=compute_dtype(scheme, device))
     if kind != "keep":
-        (_int8_aten if isinstance(module, nn.Embedding) else KERNELS[device][kind])(module)
+        (_int8_rows if isinstance(module, nn.Embedding) else KERNELS[device][kind])(module)
 
 
 def _reason(error: Exception) -> str:
