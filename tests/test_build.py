@@ -217,7 +217,7 @@ def test_progress_rises_to_all_of_it(small: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format": 99}, "in format 99, here is 1"),
+        ({"format": 99}, "in format 99, here is 2"),
         ({"torch": "2.0.1"}, "with torch 2.0.1, here is"),
         ({"torchao": "0.1"}, "with torchao 0.1, here is"),
         ({"device": "orin"}, "for device orin, here is cpu"),

@@ -239,7 +239,7 @@ def test_a_row_of_a_large_tensor_is_saved_without_the_rest(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 99}, "in format 99, here is 1"),
+        ({"format": 99}, "in format 99, here is 2"),
         ({"torch": "2.0.1"}, "quantised with torch 2.0.1, here is"),
         ({"torchao": "0.1"}, "quantised with torchao 0.1, here is"),
         ({"device": "orin"}, "for device orin, here is cpu"),

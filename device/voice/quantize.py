@@ -35,7 +35,7 @@ SCHEMES: dict[str, tuple[tuple[str, str], ...]] = {
         ("*", "int8"),
     ),
 }
-FORMAT, MANIFEST, WEIGHTS = 1, "bedside.json", "weights.pt"
+FORMAT, MANIFEST, WEIGHTS = 2, "bedside.json", "weights.pt"
 
 
 def _holder(weight: Tensor) -> nn.Linear:

@@ -78,16 +78,29 @@ inline Int add_pairs(Int acc, Short a, Short b) {
 #define IN_REGISTER(vector) asm volatile("" : "+w"(vector))
 #endif
 
-inline float sum(Float x) {
+// The sums of four vectors at once: a third of the work of one after the other.
+inline void sums(const Float *of, float *out) {
+#if defined(LANES_AVX512) || defined(LANES_AVX2)
 #if defined(LANES_AVX512)
-    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(x), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)x, 1)));
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-#elif defined(LANES_AVX2)
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    __m256 v[4];
+    for (int i = 0; i < 4; i++)
+        v[i] = _mm256_add_ps(_mm512_castps512_ps256(of[i]), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)of[i], 1)));
 #else
-    const Float four = x;
+    const __m256 *v = of;
 #endif
-    return (four[0] + four[1]) + (four[2] + four[3]);
+    const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+#else
+    for (int i = 0; i < 4; i++)
+        out[i] = (of[i][0] + of[i][1]) + (of[i][2] + of[i][3]);
+#endif
+}
+
+inline float sum(Float x) {
+    const Float of[4] = {x};
+    float out[4];
+    sums(of, out);
+    return out[0];
 }
 
 inline float largest(Float x) {
