@@ -131,8 +131,7 @@ class Stack {
     void pass(int t, int count, int start) {
         for (int number = 0; number < plan.layers; number++) {
             const LayerPlan &layer = layers[number];
-            auto [a0, a1] = team.share(t, layer.qkv.rows);
-            k.multiply(layer.qkv, norm(t, count, layer.attention_norm, layer.qkv), count, qkv.get(), qkv_width(), a0, a1, Into::store);
+            split(t, layer.qkv, norm(t, count, layer.attention_norm, layer.qkv), count, qkv.get(), qkv_width(), Into::store);
             team.barrier.wait();
             auto [b0, b1] = team.share(t, count * plan.kv_heads);
             for (int unit = b0; unit < b1; unit++)
@@ -140,20 +139,25 @@ class Stack {
             team.barrier.wait();
             listen(t, number, count, start, b0, b1);
             team.barrier.wait();
-            auto [c0, c1] = team.share(t, plan.width);
-            k.multiply(layer.out, prepared(heard_of(t), count, layer.out), count, x.get(), plan.width, c0, c1, Into::add);
+            split(t, layer.out, prepared(heard_of(t), count, layer.out), count, x.get(), plan.width, Into::add);
             team.barrier.wait();
+            const Rows &normed = norm(t, count, layer.mlp_norm, layer.gate_up);
             // Whole groups, so that a thread can quantise what it made before the others need it.
-            auto [d0, d1] = team.share(t, plan.ffn, GROUP);
-            k.multiply(layer.gate_up, norm(t, count, layer.mlp_norm, layer.gate_up), count, hidden.rows.values, hidden.rows.stride(), d0,
-                       d1, Into::gate);
-            if (is_integer(layer.down))
-                for (int row = 0; row < count; row++)
-                    k.quantise(hidden.rows, row, d0 / GROUP, (d1 + GROUP - 1) / GROUP);
+            team.split(t, plan.ffn, GROUP, [&](int begin, int end) {
+                k.multiply(layer.gate_up, normed, count, hidden.rows.values, hidden.rows.stride(), begin, end, Into::gate);
+                if (is_integer(layer.down))
+                    for (int row = 0; row < count; row++)
+                        k.quantise(hidden.rows, row, begin / GROUP, (end + GROUP - 1) / GROUP);
+            });
             team.barrier.wait();
-            k.multiply(layer.down, hidden.rows, count, x.get(), plan.width, c0, c1, Into::add);
+            split(t, layer.down, hidden.rows, count, x.get(), plan.width, Into::add);
             team.barrier.wait();
         }
+    }
+
+    // A whole product, in pieces.
+    void split(int t, const Matrix &m, const Rows &a, int count, float *out, int stride, Into into) {
+        team.split(t, m.rows, 1, [&](int begin, int end) { k.multiply(m, a, count, out, stride, begin, end, into); });
     }
 
     // Thread t's copy of the rows in x after a norm, ready to be multiplied by m.
@@ -317,15 +321,13 @@ class Model {
   private:
     void frame_on(int t, const Sampling &how, int32_t *codes, float *readings) {
         const Matrix &first = heads_[0];
-        const auto [begin, end] = team_.share(t, plan_.ids);
-        const auto [from, to] = team_.share(t, plan_.projection.rows);
-        k_.multiply(first, wide(t, 0, 1, first), 1, logits_.get(), plan_.ids, begin, end, Into::store);
+        depth_.split(t, first, wide(t, 0, 1, first), 1, logits_.get(), plan_.ids, Into::store);
         choose(t, 0, how, codes, readings);
         for (int book = 1; book < plan_.codebooks; book++) {
             // The first pass has two rows, the hidden state and code 0; after it, one row a code.
             const int rows = book == 1 ? 2 : 1;
-            k_.multiply(plan_.projection, wide(t, 2 - rows, rows, plan_.projection), rows, depth_.x.get(), plan_.depth.width, from, to,
-                        Into::store);
+            const Rows &known = wide(t, 2 - rows, rows, plan_.projection);
+            depth_.split(t, plan_.projection, known, rows, depth_.x.get(), plan_.depth.width, Into::store);
             team_.barrier.wait();
             depth_.pass(t, rows, book == 1 ? 0 : book);
             const Matrix &head = heads_[book];
@@ -333,7 +335,7 @@ class Model {
             const Rows last = {normed.width, normed.groups, normed.values + (rows - 1) * normed.stride(),
                                normed.codes + (rows - 1) * normed.stride(), normed.scales + (rows - 1) * normed.groups,
                                normed.minus + (rows - 1) * normed.groups};
-            k_.multiply(head, last, 1, logits_.get(), plan_.ids, begin, end, Into::store);
+            depth_.split(t, head, last, 1, logits_.get(), plan_.ids, Into::store);
             choose(t, book, how, codes, readings);
         }
     }

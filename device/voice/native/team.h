@@ -96,10 +96,33 @@ class Team {
         return {begin < total ? begin : total, end < total ? end : total};
     }
 
+    // work(begin, end) for pieces of `total` things, in whole units but for the last: a thread takes the next piece when
+    // it is done with one, so that a core which another program uses holds up one piece and not its half of the work.
+    // Every thread calls it in the same order, with a barrier after it.
+    template <class Work> void split(int t, int total, int unit, Work work) {
+        const unsigned step = seats_[t].step++;
+        if (t == 0)
+            next_[(step + 1) % 3].store(0, std::memory_order_relaxed);  // nobody is there yet, or still there
+        const int units = (total + unit - 1) / unit, pieces = size == 1 ? 1 : size * PIECES;
+        for (;;) {
+            const int piece = next_[step % 3].fetch_add(1, std::memory_order_relaxed);
+            if (piece >= pieces)
+                return;
+            const int begin = units * piece / pieces * unit, end = units * (piece + 1) / pieces * unit;
+            if (begin < end)
+                work(begin, end < total ? end : total);
+        }
+    }
+
     const int size;
     Barrier barrier;
 
   private:
+    static constexpr int PIECES = 4;  // for each thread
+    struct alignas(64) Seat {
+        unsigned step = 0;
+    };
+
     void serve(int t) {
         for (unsigned done = 0;;) {
             std::function<void(int)> work;
@@ -116,6 +139,8 @@ class Team {
         }
     }
 
+    std::vector<Seat> seats_{(size_t)size};
+    std::atomic<int> next_[3] = {};
     std::vector<std::thread> threads_;
     std::mutex mutex_;
     std::condition_variable wake_;
