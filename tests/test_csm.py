@@ -55,6 +55,13 @@ def conversation(folder: Path) -> Path:
     return file
 
 
+@pytest.fixture(params=["native", "torch"])
+def _engine(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways through a CSM: the native engine where there is one, and PyTorch's own path."""
+    if request.param == "torch":
+        monkeypatch.setattr("device.voice.build.start_engine", lambda csm: "")
+
+
 @pytest.fixture(autouse=True)
 def _no_handler_is_left() -> Iterator[None]:
     """main() logs to this test's standard error, which is closed after it."""
@@ -81,6 +88,7 @@ def prompt(folder: Path, conversation: Path, text: str) -> dict[str, Any]:
     return dict(AutoProcessor.from_pretrained(folder).apply_chat_template(talk, tokenize=True, return_dict=True))
 
 
+@pytest.mark.usefixtures("_engine")
 def test_greedy_codes_after_a_conversation_are_those_of_transformers(folder: Path, theirs: Any, conversation: Path) -> None:
     wanted = generated(theirs, **prompt(folder, conversation, "What keeps you awake?"))
     ours = codes(build(str(folder), "fp32", "cpu"), conversation, None, "What keeps you awake?", "0", FRAMES, True, None)
@@ -97,6 +105,7 @@ def reference(folder: Path, theirs: Any) -> tuple[Path, list[list[int]]]:
     return file, generated(theirs, input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long))
 
 
+@pytest.mark.usefixtures("_engine")
 @pytest.mark.parametrize("file", ["transformers", "model.safetensors", "ckpt.pt"])
 def test_every_layout_gives_the_codes_of_transformers(folder: Path, reference: Any, tmp_path: Path, file: str) -> None:
     prompt_ids, wanted = reference
@@ -104,6 +113,7 @@ def test_every_layout_gives_the_codes_of_transformers(folder: Path, reference: A
     assert codes(build(str(source), "fp32", "cpu"), None, prompt_ids, "", "0", FRAMES, True, None) == wanted
 
 
+@pytest.mark.usefixtures("_engine")
 def test_logits_are_within_1e_4_of_transformers(folder: Path, theirs: Any) -> None:
     csm = build(str(folder), "fp32", "cpu").csm
     rng = torch.Generator().manual_seed(5)

@@ -85,10 +85,6 @@ class Mimi:
         for module in model.modules():
             if isinstance(module, StreamingConv1d) and module._stride > 1:
                 module.register_forward_pre_hook(_whole_steps)
-            elif isinstance(module, torch.nn.ConvTranspose1d) and module.groups == 1 and self._device.type == "cpu":
-                rows = module.weight.permute(1, 2, 0).contiguous()
-                module.weight = torch.nn.Parameter(rows.permute(2, 0, 1), requires_grad=False)
-                module.forward = partial(_transposed, module)
         # moshi remembers as many positions as one may look back on, and writes the new ones before
         # the first of them looks: past 10 s it saw one position too few (BLOCK frames: 49).
         networks = {model.encoder_transformer: BLOCK, model.decoder_transformer: 1}
@@ -285,15 +281,3 @@ def _whole_steps(conv: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] 
     """Fill the last step of a strided layer, as transformers does: only sound's end needs it."""
     short = -inputs[0].shape[-1] % conv._stride
     return (functional.pad(inputs[0], (0, short), conv.pad_mode),) if short else None
-
-
-def _transposed(conv: Any, x: torch.Tensor) -> torch.Tensor:
-    """`conv` of x (1, channels, steps): one product with the weight, added up where kernels overlap.
-
-    torch 2.13 itself is slow on a CPU with few steps: 2 layers took 60 of a frame's 104 ms, so 6
-    (one thread). A GPU has its own way.
-    """
-    rows = conv.weight.permute(1, 2, 0).flatten(0, 1)  # no copy: it is laid out like this
-    kernel, stride = conv.kernel_size[0], conv.stride[0]
-    spread, length = functional.linear(x[0].T, rows).T[None], (x.shape[-1] - 1) * stride + kernel
-    return functional.fold(spread, (1, length), (1, kernel), stride=(1, stride))[:, :, 0] + conv.bias[:, None]

@@ -87,6 +87,7 @@ class Native:
         self.name = f"native {self.kernels}"
         self.shape, self.threads = csm.shape, threads
         self._kept: list[Any] = []  # memory that C++ points at
+        self._caches: dict[Stack, tuple[Tensor, Tensor]] = {}
         bf16 = csm.audio_embedding.weight.dtype == torch.bfloat16
         heads = (_Matrix * csm.shape.codebooks)(*(self._matrix(head.weight) for head in csm.heads))
         plan = _Plan(
@@ -100,6 +101,8 @@ class Native:
         self._model = self._library.csm_new(ctypes.byref(plan), self.kernels.encode(), threads)
         if not self._model:
             raise VoiceFault(f"CSM's working memory for {threads} threads can't be had: stop other programs, or set voice.threads lower.")
+        for stack, caches in self._caches.items():  # in place of PyTorch's, now that nothing can go wrong any more
+            stack.keys, stack.values = caches
 
     def __del__(self) -> None:
         if model := getattr(self, "_model", None):
@@ -150,14 +153,14 @@ class Native:
         return _Matrix(BF16 if weight.dtype == torch.bfloat16 else FP32, rows, width, self._keep(weight.contiguous()), None)
 
     def _stack(self, stack: Stack, bf16: bool) -> _Stack:
-        """With caches of its own in place of PyTorch's, in the order that kernels.h gives."""
+        """With caches of its own, in the order that kernels.h gives."""
         s = stack.shape
         room, dtype = (s.layers, s.kv_heads, -(-s.positions // BLOCK) * BLOCK * s.head), torch.bfloat16 if bf16 else torch.float32
-        stack.keys, stack.values = torch.zeros(room, dtype=dtype), torch.zeros(room, dtype=dtype)
+        keys, values = self._caches[stack] = torch.zeros(room, dtype=dtype), torch.zeros(room, dtype=dtype)
         layers = (_Layer * s.layers)(*(self._layer(block) for block in stack.layers))  # type: ignore[arg-type]
         self._kept.append(layers)
         cos, sin = _angles(s)
-        tables = (self._keep(table) for table in (cos, sin, stack.keys, stack.values))
+        tables = (self._keep(table) for table in (cos, sin, keys, values))
         sizes = (s.width, s.layers, s.heads, s.kv_heads, s.head, s.ffn, s.positions, bf16)
         return _Stack(*sizes, s.eps, *tables, layers, self._keep(stack.norm.weight.float().contiguous()))
 

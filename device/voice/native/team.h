@@ -65,15 +65,16 @@ class Barrier {
 class Team {
   public:
     explicit Team(int size) : size(size), barrier(size) {
-        for (int t = 1; t < size; t++)
-            threads_.emplace_back([this, t] { serve(t); });
+        try {
+            for (int t = 1; t < size; t++)
+                threads_.emplace_back([this, t] { serve(t); });
+        } catch (...) {  // there are no more threads to be had: those that are must not outlive this
+            end();
+            throw;
+        }
     }
 
-    ~Team() {
-        run(nullptr);
-        for (auto &thread : threads_)
-            thread.join();
-    }
+    ~Team() { end(); }
 
     // work(t) on every thread, the caller being number 0. An empty one ends them.
     void run(const std::function<void(int)> &work) {
@@ -122,6 +123,12 @@ class Team {
     struct alignas(64) Seat {
         unsigned step = 0;
     };
+
+    void end() {
+        run(nullptr);
+        for (auto &thread : threads_)
+            thread.join();
+    }
 
     void serve(int t) {
         for (unsigned done = 0;;) {
