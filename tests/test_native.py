@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import logging
 import os
 import shutil
@@ -104,7 +105,7 @@ def told(csm: Csm, frames: int = 8, cut: tuple[int, ...] = (40,)) -> tuple[torch
     """Greedy codes (frames, codebooks) after 70 rows of text, heard in pieces that end at `cut`, and all hidden states."""
     rows = csm.text_rows(list(range(1, 71)))
     edges = [0, *cut, 70]
-    heard = [csm.listen(rows[a:b], a) for a, b in zip(edges, edges[1:], strict=False)]
+    heard = [csm.listen(rows[a:b], a) for a, b in itertools.pairwise(edges)]
     hidden, out = heard[-1][-1:], []
     for number in range(frames):
         codes, _ = csm.frame(hidden, Sampling(csm.shape.sounds, greedy=True))
@@ -344,8 +345,8 @@ except RuntimeError as error:
 
 
 def test_threads_that_can_not_be_had_are_one_sentence() -> None:
-    tests = str(Path(__file__).parent)
-    ran = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": tests}, timeout=120)
+    where = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    ran = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, env=where, timeout=120)
     assert "VoiceFault CSM's working memory for 200 threads can't be had: stop other programs, or set voice.threads lower." in ran.stdout
 
 
