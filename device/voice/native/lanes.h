@@ -104,10 +104,16 @@ inline float sum(Float x) {
 }
 
 inline float largest(Float x) {
-    float out = x[0];
-    for (int lane = 1; lane < LANES; lane++)
-        out = x[lane] > out ? x[lane] : out;
-    return out;
+#if defined(LANES_AVX512)
+    const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(x), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)x, 1)));
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+#elif defined(LANES_AVX2)
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+#else
+    const Float four = x;
+#endif
+    const float a = four[0] > four[1] ? four[0] : four[1], b = four[2] > four[3] ? four[2] : four[3];
+    return a > b ? a : b;
 }
 
 // Nearest whole number, for |x| < 2^22: adding 1.5·2^23 leaves no room for a fraction.
