@@ -19,6 +19,7 @@ import moshi.utils.compile  # noqa: E402
 import tiny_csm  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+import device.voice.mimi  # noqa: E402
 from device.turn import FRAME  # noqa: E402
 from device.voice.mimi import BLOCK, Mimi, from_csm, from_kyutai  # noqa: E402
 from device.voice.plain import VoiceFault  # noqa: E402
@@ -171,15 +172,72 @@ def test_frames_that_came_at_once_are_encoded_in_one_call(mimi: Mimi) -> None:
     assert calls == [7 * FRAME, BLOCK * FRAME, BLOCK * FRAME]
 
 
-def test_sound_frame_by_frame_is_that_of_both_libraries_decoding_all_at_once(each: tuple[Any, ...]) -> None:
-    codec, config, tensors = each
-    codes = torch.randint(0, 64, (50, 6), generator=torch.Generator().manual_seed(3))
-    found = spoken(from_csm(config, tensors, "cpu", 6), codes)
-    whole = from_csm(config, tensors, "cpu", 6)._model
-    whole._stop_streaming()
+@pytest.fixture
+def moshis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU decodes as a GPU does: with moshi's modules."""
+    monkeypatch.setattr(device.voice.mimi, "suits", lambda model: False)
+
+
+def frames(number: int) -> Any:
+    return torch.randint(0, 64, (number, 6), generator=torch.Generator().manual_seed(3))
+
+
+def at_once(codec: Any, codes: Any) -> Any:
+    """Of transformers' or moshi's codec: (samples,) of (frames, codebooks)."""
     with torch.inference_mode():
-        assert_same_sound(found, codec.decode(codes.T[None]).audio_values[0, 0])
-        assert_same_sound(found, whole.decode(codes.T[None])[0, 0])
+        sound = codec.decode(codes.T[None])
+    return (sound if isinstance(sound, torch.Tensor) else sound.audio_values)[0, 0]
+
+
+def assert_streams_like_both_libraries(built: tuple[Any, ...], lengths: list[int]) -> Mimi:
+    """Sentences of `lengths` frames, one after the other; each alone, all at once, is what is wanted."""
+    codec, config, tensors = built
+    mimi, whole = from_csm(config, tensors, "cpu", 6), from_csm(config, tensors, "cpu", 6)._model
+    whole._stop_streaming()
+    for codes in frames(sum(lengths)).split(lengths):
+        mimi.start_decoding()
+        found = spoken(mimi, codes)
+        assert_same_sound(found, at_once(codec, codes))
+        assert_same_sound(found, at_once(whole, codes))
+    return mimi
+
+
+def test_sound_frame_by_frame_is_that_of_both_libraries_decoding_all_at_once(each: tuple[Any, ...]) -> None:
+    mimi = assert_streams_like_both_libraries(each, [1, 50, 2, 3, 6, 7, 8, 20])
+    assert mimi._decoder is not None
+
+
+@pytest.mark.usefixtures("moshis")
+def test_so_is_the_sound_of_moshis_own_modules_as_on_a_gpu(each: tuple[Any, ...]) -> None:
+    mimi = assert_streams_like_both_libraries(each, [1, 50, 2, 20])
+    assert mimi._decoder is None
+
+
+@pytest.mark.parametrize("window", [249, 250])  # 250 is Mimi's: 125 frames, 10 s
+def test_sentences_longer_than_the_window_are_those_of_both_libraries(window: int, tmp_path: Path) -> None:
+    codec = built(tmp_path, TINY | {"sliding_window": window})
+    assert_streams_like_both_libraries(codec, [2, 260, 127])
+
+
+def test_an_id_that_no_codebook_has_is_refused_and_changes_nothing(mimi: Mimi) -> None:
+    codes = frames(3)
+    wanted = spoken(mimi, codes)
+    mimi.start_decoding()
+    assert np.array_equal(mimi.decode(codes[0]), wanted[:FRAME])
+    for book in (0, 3, 5):
+        for wrong in (-1, 64):
+            with pytest.raises(IndexError):
+                mimi.decode(torch.arange(6).index_fill(0, torch.tensor(book), wrong))
+    assert np.array_equal(spoken(mimi, codes[1:]), wanted[FRAME:])
+
+
+def test_the_decoder_reads_the_weights_where_moshi_has_them(mimi: Mimi) -> None:
+    """A copy would be 60 MB of a real Mimi."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in mimi._model.state_dict().values()}
+    read = [vars(part) for layer in mimi._decoder._layers for part in (layer, *getattr(layer, "_block", []))]
+    weights = [part[name] for part in read for name in ("_weight", "_now", "_before") if name in part]
+    assert len(weights) == 2 + 4 * (2 + 2)
+    assert all(weight.untyped_storage().data_ptr() in own for weight in weights)
 
 
 def test_start_forgets_everything(mimi: Mimi) -> None:
@@ -287,6 +345,8 @@ def test_memory_counts_every_byte_once_and_none_of_the_file(mimi: Mimi, tiny: tu
 def test_a_smaller_decoder_leaves_the_codes_alone(mimi: Mimi, tiny: tuple[Any, ...]) -> None:
     small = from_csm(tiny[1], tiny[2], "cpu", 6, dtype=torch.bfloat16)
     sound, codes = noise(12 * FRAME), torch.randint(0, 64, (12, 6))
+    assert mimi._decoder is not None
+    assert small._decoder is None
     assert torch.equal(small.encode_all(sound), mimi.encode_all(sound))
     assert small.memory < mimi.memory
     found, wanted = spoken(small, codes), spoken(mimi, codes)
@@ -341,14 +401,22 @@ def test_whole_numbers_and_short_frames_are_refused(mimi: Mimi) -> None:
         mimi.decode(torch.zeros(5, dtype=torch.long))
 
 
-def test_nothing_is_compiled_and_no_gradient_kept(mimi: Mimi) -> None:
+@pytest.mark.parametrize("suits", [True, False], ids=["own", "moshis"])
+def test_nothing_is_compiled_and_no_gradient_kept(tiny: tuple[Any, ...], suits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.voice.mimi, "suits", lambda model: suits)
+    mimi = from_csm(tiny[1], tiny[2], "cpu", 6)
+    assert (mimi._decoder is not None) == suits
     seen = []
 
     def look(*_: Any) -> None:
         seen.append((moshi.utils.compile._compile_disabled, torch.is_inference_mode_enabled()))
 
-    for net in (mimi._model.encoder, mimi._model.upsample):
-        net.register_forward_pre_hook(look)
+    mimi._model.encoder.register_forward_pre_hook(look)
+    if mimi._decoder is None:
+        mimi._model.upsample.register_forward_pre_hook(look)
+    else:
+        latent = mimi._decoder._latent
+        monkeypatch.setattr(mimi._decoder, "_latent", lambda ids: (look(), latent(ids))[1])
     mimi.encode_all(noise(FRAME + 1))
     mimi.decode(torch.zeros(6, dtype=torch.long))
     assert seen == [(True, True)] * 3
@@ -371,11 +439,11 @@ def test_the_full_mimi_streams_like_transformers(tmp_path: Path) -> None:
     assert torch.equal(codes, wanted[:30])
     spoken(mimi, codes[:3])
     mimi.start()
+    said = torch.cat([codes, torch.randint(0, 2048, (100, 32), generator=torch.Generator().manual_seed(3))])  # 10.4 s
     begin = time.perf_counter()
-    found = spoken(mimi, codes)
-    decode = (time.perf_counter() - begin) / 30
-    with torch.inference_mode():
-        assert_same_sound(found, codec.decode(codes.T[None]).audio_values[0, 0])
+    found = spoken(mimi, said)
+    decode = (time.perf_counter() - begin) / len(said)
+    assert_same_sound(found, at_once(codec, said))
     print(
         f"\nMimi, {torch.get_num_threads()} threads: {mimi.memory / 1e6:.0f} MB loaded in {load:.2f} s, "
         f"{1000 * encode:.1f} ms a frame encoded, {1000 * decode:.1f} ms decoded"

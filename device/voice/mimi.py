@@ -25,9 +25,9 @@ from torch.nn import functional
 from transformers import MimiConfig
 
 from device.turn import FRAME, VOICE_RATE
+from device.voice.mimi_decoder import STEPS, FrameDecoder, suits
 from device.voice.plain import VoiceFault
 
-STEPS = 2  # positions of the transformers in a frame: 25 a second
 BLOCK = 25  # frames encoded in one call, 2 s: longer sound is cut, for their memory is allocated once
 
 # What moshi's Mimi can't be told (every published one is so), and what it is told from the config.
@@ -85,6 +85,10 @@ class Mimi:
         for module in model.modules():
             if isinstance(module, StreamingConv1d) and module._stride > 1:
                 module.register_forward_pre_hook(_whole_steps)
+        # None: moshi's own modules decode.
+        self._decoder = FrameDecoder(model) if suits(model) else None
+        for net in (model.upsample.convtr, model.decoder_transformer, model.decoder):
+            net.set_streaming_detached(self._decoder is not None)
         # moshi remembers as many positions as one may look back on, and writes the new ones before
         # the first of them looks: past 10 s it saw one position too few (BLOCK frames: 49).
         networks = {model.encoder_transformer: BLOCK, model.decoder_transformer: 1}
@@ -110,6 +114,8 @@ class Mimi:
     @torch.inference_mode()
     def start_decoding(self) -> None:
         """Forget what was decoded before."""
+        if self._decoder is not None:
+            return self._decoder.start()
         for net in (self._model.upsample.convtr, self._model.decoder_transformer, self._model.decoder):
             net.reset_streaming()
 
@@ -152,6 +158,8 @@ class Mimi:
         """
         if codes.shape != (self.codebooks,):
             raise ValueError(f"A frame is {self.codebooks} codes, not {tuple(codes.shape)}.")
+        if self._decoder is not None:
+            return self._decoder.step(codes).numpy().copy()
         sound = self._model.decode(codes.to(self._device).view(1, -1, 1))
         return sound.view(-1).float().cpu().numpy()
 

@@ -33,7 +33,9 @@ class FrameDecoder:
 
     def __init__(self, model: Any) -> None:
         """`model`: moshi's MimiModel. Its decoder's convolutions are laid out anew, in place: their values stay."""
-        self._quantizer = model.quantizer
+        kinds = (model.quantizer.rvq_first, model.quantizer.rvq_rest)
+        self._books = [[layer.embedding for layer in kind.vq.layers] for kind in kinds]
+        self._projections = [kind.output_proj.weight[..., 0] for kind in kinds]
         # Depthwise, a kernel of two strides: each step is a part of this frame and a part of the last one.
         now, before = model.upsample.convtr.convtr.convtr.weight[:, 0].T.contiguous().split(STEPS)
         self._now, self._before = now, before  # (STEPS, width)
@@ -76,11 +78,9 @@ class FrameDecoder:
         """(width,): what the codes stand for, all codebooks of one kind added before they are projected."""
         if min(ids) < 0:  # or Python counts from the end
             raise IndexError(f"{min(ids)} is no code.")
-        first, rest = self._quantizer.rvq_first, self._quantizer.rvq_rest
-        books = [layer.embedding for part in (first, rest) for layer in part.vq.layers]
-        points = torch.stack([book[code] for book, code in zip(books, ids, strict=True)])
-        kinds = points.split([len(first.vq.layers), len(rest.vq.layers)])
-        meaning, sound = (torch.mv(part.output_proj.weight[..., 0], kind.sum(0)) for part, kind in zip((first, rest), kinds, strict=True))
+        rows = iter(ids)
+        points = [torch.stack([book[next(rows)] for book in books]).sum(0) for books in self._books]
+        meaning, sound = map(torch.mv, self._projections, points)
         return meaning + sound
 
 
@@ -153,7 +153,7 @@ class _Conv:
         """For `rows` steps at a time, which pass ELU before if `elu`."""
         conv = module.conv.conv
         out, width, kernel = conv.weight.shape
-        assert conv.stride == (1,) and conv.groups == 1, conv
+        assert (conv.stride, conv.groups) == ((1,), 1), conv
         weight = conv.weight.permute(0, 2, 1).contiguous()
         conv.weight = torch.nn.Parameter(weight.permute(0, 2, 1), requires_grad=False)  # the same memory
         self._weight, self._bias, self._elu = weight.view(out, -1), conv.bias, elu
@@ -186,7 +186,7 @@ class _Upward:
     def __init__(self, module: Any, rows: int) -> None:
         conv, stride = module.convtr.convtr, module._stride
         width, self._channels, kernel = conv.weight.shape
-        assert kernel == 2 * stride and conv.groups == 1, conv
+        assert (kernel, conv.groups) == (2 * stride, 1), conv
         # (kernel, out, in): as a product's result it is steps after steps already.
         weight = conv.weight.permute(2, 1, 0).contiguous()
         conv.weight = torch.nn.Parameter(weight.permute(2, 1, 0), requires_grad=False)  # the same memory
