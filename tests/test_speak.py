@@ -71,16 +71,28 @@ def told(voice: CsmVoice) -> list[tuple[str, str, int]]:
     return [(s.speaker, s.text, len(s.codes)) for s in voice.conversation.segments[voice.conversation.pinned :]]
 
 
-class Scripted(Sampling):
-    """Draws as ever until frame `at`; from there `then()`, for each of the frame's codes."""
+class Scripted:
+    """In front of the engine of a voice: its first `at` frames are the engine's own, then they are what `then` makes of them."""
 
-    def __init__(self, at: int, then: Callable[[], Any]) -> None:
-        super().__init__(tiny_csm.CODEBOOK, generator=torch.Generator().manual_seed(0))
-        self.at, self.then, self.drawn = at, then, 0
+    def __init__(self, voice: CsmVoice, at: int, then: Callable[[Any], Any]) -> None:
+        self._engine, self._at, self._then = voice.csm.engine, at, then
+        self.name = "scripted"
 
-    def __call__(self, logits: Any, noise: Any) -> Any:
-        self.drawn += 1
-        return super().__call__(logits, noise) if self.drawn <= self.at * tiny_csm.CODEBOOKS else self.then()
+    def frame(self, hidden: Any, sampling: Sampling) -> Any:
+        codes, readings = self._engine.frame(hidden, sampling)
+        self._at -= 1
+        return codes if self._at >= 0 else self._then(codes), readings
+
+    def listen(self, rows: Any, start: int) -> Any:
+        return self._engine.listen(rows, start)
+
+
+@pytest.fixture
+def script(voice: CsmVoice, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def of(at: int, then: Callable[[Any], Any]) -> None:
+        monkeypatch.setattr(voice.csm, "engine", Scripted(voice, at, then))
+
+    return of
 
 
 def raise_(error: BaseException) -> Any:
@@ -97,20 +109,19 @@ def test_a_sentence_is_int16_frames_within_its_budget(voice: CsmVoice) -> None:
 
 def test_nothing_is_done_twice(voice: CsmVoice, monkeypatch: pytest.MonkeyPatch) -> None:
     """A frame: one backbone step (the first is the prefill), one depth loop, one step of Mimi."""
-    done: dict[str, int] = {"backbone": 0, "depth": 0, "decode": 0}
-    for part in ("backbone", "depth"):
-        hook = getattr(voice.csm, part).register_forward_hook(lambda *_, part=part: done.update({part: done[part] + 1}))
-        monkeypatch.setattr(voice, f"_hook_{part}", hook, raising=False)
-    decode = voice.mimi.decode
-    monkeypatch.setattr(voice.mimi, "decode", lambda codes: (done.update(decode=done["decode"] + 1), decode(codes))[1])
-    try:
-        say(voice, "I slept badly.")
-        assert done == {"backbone": 1, "depth": 0, "decode": 0}  # the reference and the patient's segment, in one batch
-        made = len(list(voice.frames("Oh, that is hard.")))
-        assert done == {"backbone": 1 + made, "depth": made * (tiny_csm.CODEBOOKS - 1), "decode": made}
-    finally:
-        for part in ("backbone", "depth"):
-            getattr(voice, f"_hook_{part}").remove()
+    done = {"listen": 0, "frame": 0, "decode": 0}
+
+    def counted(part: Any, name: str) -> None:
+        inner = getattr(part, name)
+        monkeypatch.setattr(part, name, lambda *given: (done.update({name: done[name] + 1}), inner(*given))[1])
+
+    counted(voice.csm, "listen")
+    counted(voice.csm, "frame")
+    counted(voice.mimi, "decode")
+    say(voice, "I slept badly.")
+    assert done == {"listen": 1, "frame": 0, "decode": 0}  # the reference and the patient's segment, in one batch
+    made = len(list(voice.frames("Oh, that is hard.")))
+    assert done == {"listen": 1 + made, "frame": made, "decode": made}
 
 
 def test_what_is_heard_is_mimis_offline_decoding_of_the_codes(voice: CsmVoice, built: Built) -> None:
@@ -124,9 +135,8 @@ def test_what_is_heard_is_mimis_offline_decoding_of_the_codes(voice: CsmVoice, b
     assert len(frames) == len(wanted)
 
 
-def test_two_hundred_sentences_all_end_within_their_budget_though_no_end_frame_comes(built: Built) -> None:
-    voice = voice_of(built)
-    voice.sampling = NeverZero(tiny_csm.CODEBOOK, generator=torch.Generator().manual_seed(0))
+def test_two_hundred_sentences_all_end_within_their_budget_though_no_end_frame_comes(voice: CsmVoice, script: Callable[..., None]) -> None:
+    script(0, lambda codes: codes.clamp(min=1))
     words = re.findall(r"[a-z]+", (Path(__file__).parent / "data/utterances.tsv").read_text())
     for number in range(200):
         text = " ".join(words[number : number + (9 if number % 40 == 0 else 1 + number % 2)])
@@ -135,15 +145,8 @@ def test_two_hundred_sentences_all_end_within_their_budget_though_no_end_frame_c
     assert told(voice) == []
 
 
-class NeverZero(Sampling):
-    """A checkpoint whose end frame never comes: code 0 is not drawn."""
-
-    def __call__(self, logits: Any, noise: Any) -> Any:
-        return super().__call__(logits.index_fill(1, torch.tensor([0]), -1e9), noise)
-
-
-def test_the_all_zero_frame_ends_the_sentence_unheard(voice: CsmVoice) -> None:
-    voice.sampling = Scripted(5, lambda: torch.tensor([0]))
+def test_the_all_zero_frame_ends_the_sentence_unheard(voice: CsmVoice, script: Callable[..., None]) -> None:
+    script(5, torch.zeros_like)
     assert len(list(voice.frames("Hello you, and you too."))) == 5
     assert told(voice) == [("0", "Hello you, and you too.", 5)]
     assert voice.conversation.segments[-1].closed
@@ -258,16 +261,19 @@ def test_a_text_of_four_hundred_words_is_refused_in_one_sentence_and_nothing_bre
         (RuntimeError("shape\nmismatch"), r"CSM failed \(RuntimeError: shape\)"),
     ],
 )
-def test_a_failure_amid_a_sentence_is_one_sentence_and_the_conversation_is_whole(voice: CsmVoice, error: BaseException, says: str) -> None:
+def test_a_failure_amid_a_sentence_is_one_sentence_and_the_conversation_is_whole(
+    voice: CsmVoice, script: Callable[..., None], error: BaseException, says: str
+) -> None:
     say(voice, "Hello.")
     before = told(voice)
-    voice.sampling, kept = Scripted(3, lambda: raise_(error)), voice.sampling
+    engine = voice.csm.engine
+    script(3, lambda _: raise_(error))
     frames = voice.frames(LONG)
     assert [len(next(frames)) for _ in range(3)] == [FRAME] * 3
     with pytest.raises(VoiceFault, match=says) as fault:
         next(frames)
     assert "\n" not in str(fault.value)
-    voice.sampling = kept
+    voice.csm.engine = engine
     voice.said("one", 2)
     assert told(voice) == before
     assert len(list(voice.frames("I see."))) > 0
@@ -342,15 +348,17 @@ def test_a_disk_that_is_full_does_not_stop_the_conversation(built: Built, caplog
     assert len(list(voice.frames("Hello."))) > 0
 
 
-def test_frames_leave_as_they_are_made(voice: CsmVoice) -> None:
-    gate = threading.Semaphore(2)
+def test_frames_leave_as_they_are_made(voice: CsmVoice, script: Callable[..., None]) -> None:
+    gate, waiting = threading.Semaphore(0), threading.Event()
 
-    def wait() -> Any:
+    def wait(codes: Any) -> Any:
+        waiting.set()
         assert gate.acquire(timeout=20)
-        return torch.tensor([1])
+        return codes
 
-    voice.sampling = Scripted(1, wait)
+    script(1, wait)
     frames = voice.frames(LONG)
-    assert len(next(frames)) == FRAME  # though the second frame can't be finished: it lacks two codes
+    assert len(next(frames)) == FRAME
+    assert waiting.wait(20)  # the second frame is not finished
     gate.release(10**6)
     assert len(list(frames)) > 1
