@@ -92,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--demo", metavar="DIR", help="score: the folder that 'bedside demo --out DIR' wrote")
     bench.add_argument("--transcripts", metavar="FILE.tsv", help="score: file and text of each clip, in the order of the turns")
     bench.add_argument("--turns", type=int, default=20, metavar="N")
+    bench.add_argument("--peers", choices=["transformers"], help="voice: time transformers' own CSM in the same run (10 GB more)")
+    bench.add_argument("--picture", metavar="FILE", help="voice: draw the figures (.svg, .png)")
     bench.add_argument("--json", metavar="FILE", help="write the figures there too")
     bench.add_argument("--config", metavar="FILE")
     return top
@@ -251,7 +253,9 @@ def _bench_csm(arguments: argparse.Namespace) -> int:
         raise OSError(f"--precisions {wrong[0]!r} is not known; known are {', '.join(known)}")
     settings = _settings(arguments)
     device = choose_device(arguments.device or settings.voice.device)
-    return (bench_voice if voice else bench_fidelity)(settings, arguments.checkpoint, device, precisions, arguments.json)
+    if voice:
+        return bench_voice(settings, arguments.checkpoint, device, precisions, arguments.json, bool(arguments.peers), arguments.picture)
+    return bench_fidelity(settings, arguments.checkpoint, device, precisions, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from device.config import Settings
+
+Job = tuple[Callable[..., None], tuple[Any, ...]]  # what a process does, and with what, after its pipe
 
 ROUNDS = 5
 FRAMES = 48  # of forced speech in `bench fidelity`: 3.8 s
@@ -27,36 +28,48 @@ class BenchFault(RuntimeError):
     """A measurement could not be made. The message says which and why."""
 
 
-def bench_voice(settings: Settings, checkpoint: str, device: str, precisions: list[str], report: str | None) -> int:
-    """Print seconds a frame, real-time factor, first sound by length of history and memory. `checkpoint` "": random CSM-1B."""
-    with _workers(_voice_worker, precisions, checkpoint, device, settings.voice.threads) as asked:
-        rounds: dict[str, list[dict[str, float]]] = {precision: [] for precision in precisions}
-        for number in range(ROUNDS + 1):
-            for precision in precisions:
-                figures = _ask(asked[precision], "round")
-                if number:  # the first is for the caches
-                    rounds[precision].append(figures)
-            _progress(f"round {number} of {ROUNDS}")
-        about = {precision: _ask(asked[precision], "end") for precision in precisions}
-    from device.voice.measure import summary
+def bench_voice(
+    settings: Settings,
+    checkpoint: str,
+    device: str,
+    precisions: list[str],
+    report: str | None,
+    peers: bool = False,
+    picture: str | None = None,
+) -> int:
+    """Print what CSM costs here at each precision, held against the memory's bandwidth and against transformers.
 
-    figures = {precision: {**summary(rounds[precision]), **about[precision]} for precision in precisions}
-    print(f"{_name(checkpoint)} on {device}, {settings.voice.threads} threads, {os.cpu_count()} cores, {platform.machine()}")
-    histories = list(figures[precisions[0]]["first_frame_s"])
-    print(f"{'':<6}{'s/frame':>9}{'depth':>8}{'back.':>8}{'Mimi':>8}{'RTF':>7}  first sound after {' / '.join(histories)} rows  {'GB':>6}")
-    for precision, row in figures.items():
-        first = " / ".join(f"{value:.2f}" for value in row["first_frame_s"].values())
-        print(
-            f"{precision:<6}{row['seconds_per_frame']:>9.3f}{row['depth_s']:>8.3f}{row['backbone_s']:>8.3f}{row['mimi_decode_s']:>8.3f}"
-            f"{row['rtf']:>7.2f}  {first:<{len(' / '.join(histories)) + 23}}{row['model_gb']:>6.2f}"
-        )
-    print("GB: weights, keys and values, and Mimi; the text table stays a mapped file. peak_memory_gb in the JSON is the whole process.")
-    return _write(report, {"checkpoint": _name(checkpoint), "device": device, "threads": settings.voice.threads, "precisions": figures})
+    `checkpoint` "": random weights of CSM-1B's shape. Every figure is a median over ROUNDS rounds of all processes in turn.
+    """
+    from device import bench_report
+
+    bench_report.check(report, picture)
+    threads = settings.voice.threads
+    jobs: dict[str, Job] = {precision: (_voice_worker, (precision, checkpoint, device)) for precision in precisions}
+    jobs["memory"] = (_memory_worker, (device, threads))
+    for dtype in ("fp32", "bf16") if peers else ():
+        jobs[f"transformers {dtype}"] = (_peer_worker, (checkpoint, dtype, device))
+    with _workers(jobs, threads) as asked:
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
+        for number in range(ROUNDS + 1):
+            for name in jobs:
+                figures = _ask(asked[name], "round")
+                if number:  # the first is for the caches
+                    rounds[name].append(figures)
+            _progress(f"round {number} of {ROUNDS}")
+        about = {name: _ask(asked[name], "end") for name in jobs}
+    figures = bench_report.gather(rounds, about, precisions)
+    figures = {"checkpoint": _name(checkpoint), "device": device, "threads": threads, "cores": os.cpu_count(), **figures}
+    bench_report.show(figures)
+    if picture:
+        bench_report.draw(Path(picture), figures)
+    return _write(report, figures)
 
 
 def bench_fidelity(settings: Settings, checkpoint: str, device: str, precisions: list[str], report: str | None) -> int:
     """Print KL divergence and arg-max agreement with bf16 for each codebook, the same codes forced upon each precision."""
-    with _workers(_fidelity_worker, ["bf16"], checkpoint, device, settings.voice.threads) as asked:
+    threads = settings.voice.threads
+    with _workers({"bf16": (_fidelity_worker, ("bf16", checkpoint, device))}, threads) as asked:
         codes = _ask(asked["bf16"], "sample")
         wanted = _ask(asked["bf16"], codes)
         again = _ask(asked["bf16"], codes)
@@ -64,7 +77,7 @@ def bench_fidelity(settings: Settings, checkpoint: str, device: str, precisions:
 
     figures = {"bf16": compare(wanted, again)}
     for precision in precisions:
-        with _workers(_fidelity_worker, [precision], checkpoint, device, settings.voice.threads) as asked:
+        with _workers({precision: (_fidelity_worker, (precision, checkpoint, device))}, threads) as asked:
             figures[precision] = compare(wanted, _ask(asked[precision], codes))
     print(f"{_name(checkpoint)} on {device}: {len(codes)} frames of bf16's own codes, forced upon each")
     print(f"{'codebook':<10}" + "".join(f"{precision + ' KL':>12}{'same':>8}" for precision in figures))
@@ -78,7 +91,7 @@ def bench_fidelity(settings: Settings, checkpoint: str, device: str, precisions:
 
 
 def _voice_worker(pipe: Connection, precision: str, checkpoint: str, device: str) -> None:
-    from device.voice.measure import Speed, weight_bytes
+    from device.voice.measure import PREFILL, Speed, frame_bytes, prefill_flop, weight_bytes
     from device.voice.pace import forget_peak, memory_gb
     from device.voice.random_weights import random_mimi
 
@@ -87,13 +100,43 @@ def _voice_worker(pipe: Connection, precision: str, checkpoint: str, device: str
     loading = memory_gb()
     forget_peak()
     speed = Speed(csm, codec)
-    pipe.send(None)
-    while pipe.recv() == "round":
-        pipe.send(speed.round())
+    _rounds(pipe, speed.round)
     size = weight_bytes(csm)
     size["mimi"] = codec.memory
     model = (size["weights"] + size["cache"] + size["mimi"]) / 1e9
-    pipe.send({"model_gb": round(model, 3), "loading_memory_gb": loading, "peak_memory_gb": memory_gb(), "bytes": size})
+    engine = csm.engine.name if csm.engine else "torch"
+    work = {"frame_bytes": frame_bytes(csm), "prefill_rows": PREFILL, "prefill_flop": prefill_flop(csm, PREFILL)}
+    memory = {"model_gb": round(model, 3), "loading_memory_gb": loading, "peak_memory_gb": memory_gb()}
+    pipe.send({"engine": engine, **memory, **work, "bytes": size})
+
+
+def _memory_worker(pipe: Connection, device: str, threads: int) -> None:
+    """How fast this machine's memory can be read at all, and how fast the engine's product is in registers."""
+    from device.voice import native
+    from device.voice.measure import read_speed
+
+    own = device == "cpu" and native.reason() is None
+
+    def look() -> dict[str, float]:
+        if own:
+            return {"gb_per_s": native.bandwidth(threads), "gflop_per_s": native.peak_gflops(threads)}
+        return {"gb_per_s": read_speed(device), "gflop_per_s": 0.0}
+
+    _rounds(pipe, look)
+    pipe.send({"kernel": f"native {native.kernels()}" if own else "torch.sum"})
+
+
+def _peer_worker(pipe: Connection, checkpoint: str, dtype: str, device: str) -> None:
+    from device.bench_peers import Peer
+
+    _rounds(pipe, Peer(checkpoint, dtype, device).round)
+    pipe.send({})
+
+
+def _rounds(pipe: Connection, look: Callable[[], dict[str, float]]) -> None:
+    pipe.send(None)
+    while pipe.recv() == "round":
+        pipe.send(look())
 
 
 def _fidelity_worker(pipe: Connection, precision: str, checkpoint: str, device: str) -> None:
@@ -115,28 +158,29 @@ def _model(checkpoint: str, precision: str, device: str) -> tuple[Any, Callable[
 
         built = build(checkpoint, precision, device)
         return built.csm, built.mimi
+    from device.voice.build import start_engine
     from device.voice.random_weights import random_csm
 
-    return random_csm(CSM_1B, precision, device), None
+    csm = random_csm(CSM_1B, precision, device)
+    start_engine(csm)
+    return csm, None
 
 
 @contextmanager
-def _workers(
-    work: Callable[..., None], precisions: list[str], checkpoint: str, device: str, threads: int
-) -> Iterator[dict[str, Connection]]:
-    """A process for each precision, loaded and ready, one after the other."""
+def _workers(jobs: dict[str, Job], threads: int) -> Iterator[dict[str, Connection]]:
+    """A process for each job, loaded and ready, one after the other."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     processes = []
     try:
-        for precision in precisions:
-            _progress(f"loading {precision}")
-            pipes[precision], theirs = context.Pipe()
-            process = context.Process(target=_run, args=(work, theirs, precision, checkpoint, device, threads), daemon=True)
+        for name, (work, words) in jobs.items():
+            _progress(f"loading {name}")
+            pipes[name], theirs = context.Pipe()
+            process = context.Process(target=_run, args=(work, theirs, name, words, threads), daemon=True)
             process.start()
             processes.append(process)
             theirs.close()
-            _answer(pipes[precision])
+            _answer(pipes[name])
         yield pipes
     finally:
         for process in processes:
@@ -144,7 +188,7 @@ def _workers(
             process.join()
 
 
-def _run(work: Callable[..., None], pipe: Connection, precision: str, checkpoint: str, device: str, threads: int) -> None:
+def _run(work: Callable[..., None], pipe: Connection, name: str, words: tuple[Any, ...], threads: int) -> None:
     """The worker's side: a failure is sent as its sentence."""
     from device.voice.load import hush_libraries
 
@@ -153,11 +197,11 @@ def _run(work: Callable[..., None], pipe: Connection, precision: str, checkpoint
         import torch
 
         torch.set_num_threads(threads)
-        work(pipe, precision, checkpoint, device)
+        work(pipe, *words)
     except EOFError:
         return
     except Exception as error:
-        pipe.send(BenchFault(f"{precision}: {error}"))
+        pipe.send(BenchFault(f"{name}: {error}"))
 
 
 def _ask(pipe: Connection, what: Any) -> Any:

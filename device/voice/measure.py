@@ -18,6 +18,7 @@ from device.voice.csm import Csm, Sampling
 from device.voice.mimi import Mimi
 
 HISTORIES = (0, 500, 1000, 1900)  # positions
+PREFILL = 60  # rows: what a patient says in 3 s, text and frames
 TEXT = 20  # rows of a short clause: "[0]That sounds hard. Tell me more." and its two marks
 
 
@@ -30,6 +31,13 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
+def read_speed(device: str) -> float:
+    """GB/s of torch's own sum over memory that no cache holds: the best of three."""
+    memory = torch.ones((1 << 30) // 4 if device != "cpu" else 1 << 27, device=device)
+    memory.sum()
+    return max(memory.nbytes / seconds(memory.sum, memory.device) / 1e9 for _ in range(3))
+
+
 class Speed:
     """One round is one look at every figure; rounds of several models may alternate."""
 
@@ -37,6 +45,8 @@ class Speed:
         self.csm, self.mimi = csm, mimi
         self._codes = torch.randint(1, csm.shape.sounds, (csm.shape.codebooks,), generator=torch.Generator().manual_seed(0))
         self._text = list(range(1, text + 1))
+        self._batch = torch.zeros(min(PREFILL, csm.shape.backbone.positions), csm.shape.backbone.width, device=csm.device, dtype=csm.dtype)
+        self._batch.normal_()
         self._sampling = Sampling(csm.shape.sounds, generator=torch.Generator(csm.device).manual_seed(0))
         limit = csm.shape.backbone.positions - text - 1
         self.histories = [rows for rows in HISTORIES if rows <= limit]
@@ -57,6 +67,8 @@ class Speed:
             "backbone": seconds(lambda: csm.listen(row, middle), device),
             "decode": seconds(lambda: self.mimi.decode(self._codes), device),
         }
+        rows, start = self._batch, min(middle, csm.shape.backbone.positions - len(self._batch))
+        out["prefill"] = seconds(lambda: csm.listen(rows, start), device)
         for history in self.histories:
             out[f"first_{history}"] = seconds(lambda history=history: self._first(history), device)  # type: ignore[misc]
         return out
@@ -69,7 +81,7 @@ class Speed:
 
 
 def summary(rounds: Sequence[dict[str, float]]) -> dict[str, object]:
-    """Medians: seconds_per_frame and rtf of CSM and Mimi together, their parts, and first_frame_s by history."""
+    """Medians: seconds_per_frame of CSM, rtf of CSM and Mimi, their parts, prefill_s of PREFILL rows, first_frame_s by history."""
     middle = {name: median(r[name] for r in rounds) for name in rounds[0]}
     frame = middle["depth"] + middle["backbone"]
     return {
@@ -77,6 +89,7 @@ def summary(rounds: Sequence[dict[str, float]]) -> dict[str, object]:
         "depth_s": round(middle["depth"], 4),
         "backbone_s": round(middle["backbone"], 4),
         "mimi_decode_s": round(middle["decode"], 4),
+        "prefill_s": round(middle["prefill"], 4),
         "rtf": round((frame + middle["decode"]) / 0.08, 2),
         "first_frame_s": {name.removeprefix("first_"): round(value, 3) for name, value in middle.items() if name.startswith("first_")},
     }
@@ -87,13 +100,42 @@ def weight_bytes(csm: Csm) -> dict[str, int]:
     seen: set[int] = set()
     total = 0
     for tensor in csm.state_dict().values():
-        inner = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]] if hasattr(tensor, "__tensor_flatten__") else [tensor]
-        for part in inner:
-            if isinstance(part, Tensor) and part.data_ptr() not in seen:
+        for part in _inner(tensor):
+            if part.data_ptr() not in seen:
                 seen.add(part.data_ptr())
                 total += part.nbytes
     caches = [cache for stack in (csm.backbone, csm.depth) for cache in (stack.keys, stack.values)]
     return {"weights": total, "cache": sum(cache.nbytes for cache in caches), "text_on_disk": csm.text.nbytes}
+
+
+def frame_bytes(csm: Csm, history: int = 500) -> int:
+    """Bytes that one frame reads: the backbone and every head once, the depth decoder for each further code, and the cache.
+
+    (csm.md, roofline.) What the caches of the processor keep of it is not taken off.
+    """
+    times = csm.shape.codebooks - 1
+    backbone, depth = (sum(_nbytes(tensor) for tensor in stack.state_dict().values()) for stack in (csm.backbone, csm.depth))
+    heads = sum(_nbytes(head.weight) for head in csm.heads)  # type: ignore[arg-type]
+    kept = sum(cache.nbytes for cache in (csm.backbone.keys, csm.backbone.values)) * history // csm.shape.backbone.positions
+    return int(backbone + heads + times * (depth + _nbytes(csm.projection.weight)) + kept)
+
+
+def prefill_flop(csm: Csm, rows: int, history: int = 500) -> float:
+    """Multiplications and additions of `rows` rows through the backbone, with their attention."""
+    s = csm.shape.backbone
+    weights = s.layers * s.width * (2 * (s.heads + s.kv_heads) * s.head + 3 * s.ffn)
+    attention = s.layers * s.heads * s.head * 2 * (history + rows / 2)
+    return 2.0 * rows * (weights + attention)
+
+
+def _inner(tensor: Tensor) -> list[Tensor]:
+    """The plain tensors that a quantised one is made of."""
+    parts = tensor.__tensor_flatten__()[0] if hasattr(tensor, "__tensor_flatten__") else []
+    return [getattr(tensor, name) for name in parts] or [tensor]
+
+
+def _nbytes(tensor: Tensor) -> int:
+    return sum(part.nbytes for part in _inner(tensor))
 
 
 @torch.inference_mode()
