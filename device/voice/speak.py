@@ -25,6 +25,7 @@ import torch
 
 from device.logs import log
 from device.turn import FRAME, MIC_RATE, VOICE_RATE
+from device.voice.beside import Beside
 from device.voice.conversation import DEVICE, PATIENT, Conversation, Segment, read_segments
 from device.voice.csm import Csm, Sampling, is_end
 from device.voice.ending import Ending, frame_budget
@@ -72,6 +73,7 @@ class CsmVoice:
         self._fault: VoiceFault | None = None  # of work that nobody waited for; the next clause tells it
         # One thread, because streaming state, compiled code and CUDA graphs belong to it.
         self._work = ThreadPoolExecutor(1, thread_name_prefix="csm")
+        self._decoding = Beside(csm.device)
 
     def _segment(self, speaker: str, text: str, codes: torch.Tensor | None = None) -> Segment:
         """With the ids of `text` as it is read aloud: markup and emoji gone, numbers to dial digit by digit."""
@@ -182,23 +184,38 @@ class CsmVoice:
 
     @torch.inference_mode()
     def _make_frames(self, segment: Segment, ending: Ending, give: Callable[[np.ndarray], None], stop: threading.Event) -> str:
-        """One prefill, then a frame at a time: a depth loop, a Mimi step, a backbone step. Returns why it ended."""
+        """One prefill, then a frame at a time: a depth loop and a backbone step, beside Mimi's step for the frame before.
+
+        So a sentence that ends by its sound has had one frame made in vain. Returns why it ended.
+        """
         self.mimi.start_decoding()
-        while not stop.is_set():
-            hidden = self.conversation.catch_up()
-            assert hidden is not None  # there is always the text, or the last frame, to listen to
-            codes, readings = self.csm.frame(hidden, self.sampling)
-            *found, finite, end = torch.cat([codes.float(), readings]).tolist()  # the only wait for the device
-            if not math.isfinite(finite):
-                raise VoiceFault("CSM's numbers broke (NaN): its checkpoint is damaged; fetch it again, or set voice.engine to 'plain'.")
-            if is_end(found):
-                return "end"
-            self.conversation.add_frame(segment, codes)
-            sound = self.mimi.decode(codes)
-            give(to_int16(sound))
-            if reason := ending.over(sound, end):
-                return reason
-        return "stopped"
+        decoding: Future[str] | None = None  # of the frame before
+        try:
+            while not stop.is_set():
+                hidden = self.conversation.catch_up()
+                assert hidden is not None  # there is always the text, or the last frame, to listen to
+                codes, readings = self.csm.frame(hidden, self.sampling)
+                *found, finite, end = torch.cat([codes.float(), readings]).tolist()  # the only wait for the device
+                if decoding and (reason := decoding.result()):
+                    return reason
+                if not math.isfinite(finite):
+                    raise VoiceFault(
+                        "CSM's numbers broke (NaN): its checkpoint is damaged; fetch it again, or set voice.engine to 'plain'."
+                    )
+                if is_end(found):
+                    return "end"
+                self.conversation.add_frame(segment, codes)
+                decoding = self._decoding.submit(self._decode, codes, end, ending, give)
+            return "stopped"
+        finally:
+            if decoding:
+                decoding.result()  # what was given is all there is
+
+    def _decode(self, codes: torch.Tensor, end: float, ending: Ending, give: Callable[[np.ndarray], None]) -> str:
+        """One frame's sound. Returns why the sentence ends with it, or ""."""
+        sound = self.mimi.decode(codes)
+        give(to_int16(sound))
+        return ending.over(sound, end) or ""
 
     def _said(self, text: str, frames: int) -> None:
         segment = self._unsaid.popleft() if self._unsaid else None
