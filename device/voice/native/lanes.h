@@ -49,7 +49,13 @@ inline float load_bf16_number(uint16_t half) {
     return out;
 }
 
-inline Short load_int8(const int8_t *from) { return __builtin_convertvector(load<Byte>(from), Short); }
+inline Short load_int8(const int8_t *from) {
+#if defined(LANES_AVX512)  // one instruction, of which GCC 12 makes five: 10 % of a batch
+    return (Short)_mm512_cvtepi8_epi16(load<__m256i>(from));
+#else
+    return __builtin_convertvector(load<Byte>(from), Short);
+#endif
+}
 
 // Lane i of acc gains a[2i]·b[2i] + a[2i+1]·b[2i+1].
 inline Int add_pairs(Int acc, Short a, Short b) {

@@ -12,6 +12,13 @@
 #include "team.h"
 
 namespace csm {
+
+#if defined(__x86_64__)
+const int AHEAD = (__builtin_cpu_init(), __builtin_cpu_is("intel")) ? 1536 : 0;
+#else
+const int AHEAD = 0;
+#endif
+
 namespace {
 
 constexpr int CHUNK = 64;  // rows that go through the layers together: more would not stay in a core's cache
