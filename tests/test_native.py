@@ -350,21 +350,36 @@ def test_threads_that_can_not_be_had_are_one_sentence() -> None:
     assert "VoiceFault CSM's working memory for 200 threads can't be had: stop other programs, or set voice.threads lower." in ran.stdout
 
 
-# Sanitizers ----------------------------------------------------------------------------------
+# Sanitizers, and a Jetson's instruction set ---------------------------------------------------
+
+
+def check_program(compiler: str, folder: Path, *flags: str) -> Path:
+    """The whole engine without Python (native_check.cpp)."""
+    sources = [Path(__file__).parent / "native_check.cpp", *sorted(FOLDER.glob("kernels_*.cpp"))]
+    common = ["-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-w", "-pthread", f"-I{FOLDER}", *flags]
+    objects = []
+    for source in sources:
+        objects.append(folder / f"{source.stem}.o")
+        subprocess.run([compiler, *common, "-c", str(source), "-o", str(objects[-1])], check=True)
+    subprocess.run([compiler, *common, *map(str, objects), "-o", str(folder / "check")], check=True)
+    return folder / "check"
+
+
+def assert_runs(*command: object) -> None:
+    ran = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.startswith("4 formats, ")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
 @pytest.mark.parametrize("kind", ["address,undefined", "thread"])
 def test_sanitizers_find_nothing(kind: str, tmp_path: Path) -> None:
     """A small model of every format through the C interface, with one thread and with three: equal bits, and no complaint."""
-    program = tmp_path / "check"
-    sources = [Path(__file__).parent / "native_check.cpp", *sorted(FOLDER.glob("kernels_*.cpp"))]
-    flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=fast", "-fno-math-errno", "-w", "-pthread", f"-fsanitize={kind}", f"-I{FOLDER}"]
-    objects = []
-    for source in sources:
-        objects.append(tmp_path / f"{source.stem}.o")
-        subprocess.run(["g++", *flags, "-fno-sanitize-recover=all", "-c", str(source), "-o", str(objects[-1])], check=True)
-    subprocess.run(["g++", *flags, *map(str, objects), "-o", str(program)], check=True)
-    ran = subprocess.run([str(program)], capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert ran.stdout.startswith("4 formats, ")
+    assert_runs(check_program("g++", tmp_path, "-O1", "-g", f"-fsanitize={kind}", "-fno-sanitize-recover=all"))
+
+
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")), reason="needs g++-aarch64-linux-gnu and qemu-user"
+)
+def test_a_jetsons_instruction_set_runs_every_format(tmp_path: Path) -> None:
+    assert_runs("qemu-aarch64", check_program("aarch64-linux-gnu-g++", tmp_path, "-O2", "-static"))
