@@ -59,7 +59,7 @@ def conversation(folder: Path) -> Path:
 def _engine(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways through a CSM: the native engine where there is one, and PyTorch's own path."""
     if request.param == "torch":
-        monkeypatch.setattr("device.voice.build.start_engine", lambda csm: "")
+        monkeypatch.setattr("device.voice.build.start_engine", lambda csm, **how: "")
 
 
 @pytest.fixture(autouse=True)
