@@ -172,6 +172,7 @@ def test_forced_logits_are_csms_own() -> None:
 
 
 def test_fused_layers_are_recorded_too() -> None:
+    torch._dynamo.reset()  # of one function it keeps eight versions, and runs it as it is for the ninth
     own, other = random_csm(SHAPE, "fp32", "cpu"), random_csm(SHAPE, "fp32", "cpu")
     other.fuse("aot_eager")
     other.engine = Graphs(other, Tapes(), ROOM)
@@ -302,9 +303,10 @@ def test_without_graphs_pytorch_speaks_and_says_why(csm: Csm, monkeypatch: pytes
     assert said == "CSM speaks slower than it could, for its CUDA graphs can't be recorded: CUDA error: operation not permitted."
     assert "csm_engine_missing" in caplog.text
     assert csm.engine is None
+    assert not any({"project", "finish", "forward"} & set(vars(module)) for module in csm.modules())  # what failed may be the compiler
     plain = random_csm(SHAPE, "fp32", "cpu")
     for found, wanted in zip(told(csm, chance()), told(plain, chance()), strict=True):
-        assert torch.equal(found, wanted)  # nor is anything compiled any more
+        assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -348,6 +350,7 @@ def profiled(csm: Csm, frames: int) -> list[str]:
 @pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
 def test_on_a_gpu_a_frame_is_two_launches_without_a_wait(precision: str, fuse: bool, caplog: pytest.LogCaptureFixture) -> None:
     shape = replace(SHAPE, backbone=replace(SHAPE.backbone, positions=1024))
+    torch._dynamo.reset()
     own, other = random_csm(shape, precision, "cuda"), random_csm(shape, precision, "cuda")
     with caplog.at_level(logging.INFO):
         assert build.start_engine(other, fuse=fuse) == ""

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import product
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -220,19 +221,20 @@ class Csm(nn.Module):
         self.depth.allocate(device, dtype)
         self._offsets = torch.arange(self.shape.codebooks, device=device) * self.shape.ids
 
-    def fuse(self, backend: str = "inductor") -> None:
+    def fuse(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Let torch.compile fuse what lies between two attentions, for the few rows of a frame. On a GPU int8 is only fast so."""
-        for layer in (*self.backbone.layers, *self.depth.layers):
-            layer.project, layer.finish = _fused(layer.project, backend), _fused(layer.finish, backend)
-        for matrix in (self.projection, *self.heads):
-            matrix.forward = _fused(matrix.forward, backend)
+        for module, name in self._between():
+            setattr(module, name, _fused(getattr(module, name), backend))
 
     def loosen(self) -> None:
         """Undo `fuse`."""
-        for layer in (*self.backbone.layers, *self.depth.layers):
-            del layer.project, layer.finish
-        for matrix in (self.projection, *self.heads):
-            del matrix.forward
+        for module, name in self._between():
+            delattr(module, name)
+
+    def _between(self) -> list[tuple[nn.Module, str]]:
+        """What lies between two attentions, as modules and their methods."""
+        others = (self.backbone.norm, self.depth.norm, self.projection, *self.heads)
+        return [*product((*self.backbone.layers, *self.depth.layers), ("project", "finish")), *product(others, ("forward",))]
 
     def text_rows(self, ids: list[int]) -> Tensor:
         """(len(ids), width) of text ids."""
@@ -278,8 +280,7 @@ class Csm(nn.Module):
 
     def force(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """`forced_logits` without an engine."""
-        known = codes.to(self.device).long()[:-1] + self._offsets[:-1]
-        rows = self.depth_embedding(known).to(self.dtype)
+        rows = self.depth_embedding(codes.to(self.device).long()[:-1] + self._offsets[:-1]).to(self.dtype)
         x = self.depth(self.projection(torch.cat([hidden, rows])), 0)
         after = [self.heads[book](x[book : book + 1]) for book in range(1, self.shape.codebooks)]
         return torch.cat([self.heads[0](hidden), *after]).float()
@@ -288,7 +289,7 @@ class Csm(nn.Module):
         return self.depth_embedding(code + book * self.shape.ids).to(self.dtype)
 
 
-def _fused(work: Callable[..., Tensor], backend: str) -> Callable[..., Tensor]:
+def _fused(work: Callable[..., Tensor], backend: str | Callable[..., Any]) -> Callable[..., Tensor]:
     """`work` compiled for one row and for two; more read the weights no oftener, and would be compiled anew for each length.
 
     Without coordinate descent cuBLAS multiplies one row, and a bf16 copy of an int8 weight (torch/_inductor/decomposition.py, mm).
