@@ -22,8 +22,8 @@ from device.turn import VOICE_RATE  # noqa: E402
 from device.voice.build import build  # noqa: E402
 from device.voice.codes import codes  # noqa: E402
 from device.voice.csm import Csm, Sampling  # noqa: E402
-from device.voice.random_weights import random_csm  # noqa: E402
-from device.voice.shape import CSM_1B, Shape, StackShape  # noqa: E402
+from device.voice.graphs import fuse  # noqa: E402
+from device.voice.shape import CSM_1B  # noqa: E402
 
 FRAMES = 64
 
@@ -231,29 +231,9 @@ def test_fused_layers_give_the_same_codes(tmp_path: Path) -> None:
     plain = codes(built, None, tmp_path / "ids.json", "", "0", 6, True, None)
     layer = built.csm.depth.layers[0]
     before = layer.finish
-    built.csm.fuse("aot_eager")
+    fuse(built.csm, "aot_eager")
     assert layer.finish is not before
     assert codes(built, None, tmp_path / "ids.json", "", "0", 6, True, None) == plain
-
-
-def test_what_is_fused_is_compiled_at_the_first_frame_and_never_in_a_turn() -> None:
-    """Compiling takes seconds: it may not wait for a text or a history of a new length."""
-    torch._dynamo.reset()  # of one function it keeps eight versions, and other tests have made some
-    made = []
-    shape = Shape(StackShape(64, 5, 4, 2, 16, 64, 300), StackShape(32, 4, 4, 2, 8, 64, 4), codebooks=4, ids=67, sounds=64, text_ids=300)
-    csm = random_csm(shape, "fp32", "cpu")
-    csm.fuse(lambda graph, _: made.append(graph) or graph)
-    sampling = Sampling(64, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        hidden = csm.listen(csm.text_rows([1]), 0)
-        csm.frame(hidden, sampling)
-        assert 5 < len(made) < 15  # for each shape of a layer, not for each layer
-        before = len(made)
-        for start, rows in ((0, 20), (20, 1), (21, 33), (54, 7), (61, 1)):
-            hidden = csm.listen(csm.text_rows(list(range(rows))), start)[-1:]
-            codes, _ = csm.frame(hidden, sampling)
-        csm.forced_logits(hidden, codes)
-    assert len(made) == before
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partialmethod
+from functools import partial
 from typing import Any
 
 import pytest
@@ -174,9 +174,29 @@ def test_forced_logits_are_csms_own() -> None:
 def test_fused_layers_are_recorded_too() -> None:
     torch._dynamo.reset()  # of one function it keeps eight versions, and runs it as it is for the ninth
     own, other = random_csm(SHAPE, "fp32", "cpu"), random_csm(SHAPE, "fp32", "cpu")
-    other.fuse("aot_eager")
+    graphs.fuse(other, "aot_eager")
     other.engine = Graphs(other, Tapes(), ROOM)
     assert_same(own, other, {})
+
+
+def test_what_is_fused_is_compiled_at_the_first_frame_and_never_in_a_turn() -> None:
+    """Compiling takes seconds: it may not wait for a text or a history of a new length."""
+    torch._dynamo.reset()  # of one function it keeps eight versions, and other tests have made some
+    made = []
+    shape = Shape(StackShape(64, 5, 4, 2, 16, 64, 300), StackShape(32, 4, 4, 2, 8, 64, 4), codebooks=4, ids=67, sounds=64, text_ids=300)
+    csm = random_csm(shape, "fp32", "cpu")
+    graphs.fuse(csm, lambda graph, _: made.append(graph) or graph)
+    sampling = Sampling(64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        hidden = csm.listen(csm.text_rows([1]), 0)
+        csm.frame(hidden, sampling)
+        assert 5 < len(made) < 15  # for each shape of a layer, not for each layer
+        before = len(made)
+        for start, rows in ((0, 20), (20, 1), (21, 33), (54, 2), (56, 3), (59, 1)):
+            hidden = csm.listen(csm.text_rows(list(range(rows))), start)[-1:]
+            codes, _ = csm.frame(hidden, sampling)
+        csm.forced_logits(hidden, codes)
+    assert len(made) == before
 
 
 def test_what_it_returned_does_not_change_with_the_next_frame() -> None:
@@ -254,7 +274,7 @@ def test_the_tape_refuses_what_a_graph_can_not_hold() -> None:
 @pytest.fixture
 def csm(monkeypatch: pytest.MonkeyPatch) -> Csm:
     """One that takes itself for a GPU's; torch.compile without its compiler."""
-    monkeypatch.setattr(Csm, "fuse", partialmethod(Csm.fuse, "aot_eager"))
+    monkeypatch.setattr(graphs, "fuse", partial(graphs.fuse, backend="aot_eager"))
     made = random_csm(SHAPE, "fp32", "cpu")
     monkeypatch.setattr(build, "start_engine", lambda csm, fuse=False: build._start_graphs(csm, fuse))
     return made
@@ -368,7 +388,7 @@ def test_on_a_gpu_a_frame_is_two_launches_without_a_wait(precision: str, fuse: b
     assert len(codes.unique()) > 10
     with torch.inference_mode():
         wanted = own.listen(torch.cat([own.text_rows(list(range(1, 11))), own.sound_rows(codes)]), 0).float()
-    assert ((heard - wanted).norm(dim=1) < 0.05 * wanted.norm(dim=1)).all()
+    assert ((heard - wanted).norm(dim=1) < 0.1 * wanted.norm(dim=1)).all()
     assert names.count("cudaGraphLaunch") == 2 * 8
     waits = {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy"}
     assert not [name for name in names if name in waits or "DtoH" in name]

@@ -109,16 +109,16 @@ def start_engine(csm: Csm, threads: int = 0, fuse: bool = False) -> str:
 
 def _start_graphs(csm: Csm, fuse: bool) -> str:
     """start_engine on a GPU."""
-    from device.voice.graphs import Graphs, Recorder
+    from device.voice import graphs
 
     # cuDNN's attention makes a plan for each new length (pytorch#155958): every prefill has one.
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.cuda.empty_cache()
     before, began = torch.cuda.memory_reserved(), time.monotonic()
     if fuse:
-        csm.fuse()
+        graphs.fuse(csm)
     try:
-        csm.engine = Graphs(csm, Recorder())
+        csm.engine = graphs.Graphs(csm, graphs.Recorder())
     except RuntimeError as error:
         first = error.__context__ or error  # a recording that broke says only that it did, when it is closed
         memory, why = out_of_memory(error) or out_of_memory(first), _line(first)
@@ -130,7 +130,7 @@ def _start_graphs(csm: Csm, fuse: bool) -> str:
     if memory:
         raise as_fault(MemoryError())
     if fuse:
-        csm.loosen()  # what can't be compiled can't be run either
+        graphs.loosen(csm)  # what can't be compiled can't be run either
     log("csm_engine_missing", level=logging.WARNING, reason=why)
     return f"CSM speaks slower than it could, for its CUDA graphs can't be recorded: {why}."
 

@@ -10,10 +10,9 @@ embeddings). Source: Sesame, "Crossing the uncanny valley of conversational voic
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -221,21 +220,6 @@ class Csm(nn.Module):
         self.depth.allocate(device, dtype)
         self._offsets = torch.arange(self.shape.codebooks, device=device) * self.shape.ids
 
-    def fuse(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Let torch.compile fuse what lies between two attentions, for the few rows of a frame. On a GPU int8 is only fast so."""
-        for module, name in self._between():
-            setattr(module, name, _fused(getattr(module, name), backend))
-
-    def loosen(self) -> None:
-        """Undo `fuse`."""
-        for module, name in self._between():
-            delattr(module, name)
-
-    def _between(self) -> list[tuple[nn.Module, str]]:
-        """What lies between two attentions, as modules and their methods."""
-        others = (self.backbone.norm, self.depth.norm, self.projection, *self.heads)
-        return [*product((*self.backbone.layers, *self.depth.layers), ("project", "finish")), *product(others, ("forward",))]
-
     def text_rows(self, ids: list[int]) -> Tensor:
         """(len(ids), width) of text ids."""
         return self.text[torch.tensor(ids, dtype=torch.long)].to(self.device, self.dtype)
@@ -287,13 +271,3 @@ class Csm(nn.Module):
 
     def _embed(self, code: Tensor, book: int) -> Tensor:
         return self.depth_embedding(code + book * self.shape.ids).to(self.dtype)
-
-
-def _fused(work: Callable[..., Tensor], backend: str | Callable[..., Any]) -> Callable[..., Tensor]:
-    """`work` compiled for one row and for two; more read the weights no oftener, and would be compiled anew for each length.
-
-    Without coordinate descent cuBLAS multiplies one row, and a bf16 copy of an int8 weight (torch/_inductor/decomposition.py, mm).
-    """
-    options = {"coordinate_descent_tuning": True} if backend == "inductor" else None
-    quick = torch.compile(work, backend=backend, dynamic=False, options=options)
-    return lambda x, *rest: quick(x, *rest) if len(x) <= 2 else work(x, *rest)

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from device.voice.csm import Csm, Sampling
 
@@ -21,6 +23,35 @@ WARM = 3  # runs before a recording, as torch's notes on CUDA graphs ask: compil
 
 Work = Callable[[], None]
 Record = Callable[[Work], Work]  # of work on buffers, what repeats it
+
+
+def fuse(csm: Csm, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Let torch.compile fuse what lies between two attentions, for the few rows of a frame. int8 is only fast so."""
+    for module, name, rows in _between(csm):
+        setattr(module, name, _fused(getattr(module, name), rows, backend))
+
+
+def loosen(csm: Csm) -> None:
+    """Undo `fuse`."""
+    for module, name, _ in _between(csm):
+        delattr(module, name)
+
+
+def _between(csm: Csm) -> list[tuple[nn.Module, str, int]]:
+    """What lies between two attentions: modules, their methods, and how many rows a frame has there at most."""
+    layer, alone = ("project", "finish"), ("forward",)
+    backbone = [*product(csm.backbone.layers, layer, (1,)), *product((csm.backbone.norm, *csm.heads), alone, (1,))]
+    return [*backbone, *product(csm.depth.layers, layer, (2,)), *product((csm.depth.norm, csm.projection), alone, (2,))]
+
+
+def _fused(work: Callable[..., Tensor], rows: int, backend: str | Callable[..., Any]) -> Callable[..., Tensor]:
+    """`work`, compiled for up to so many rows; a prefill, which would be compiled anew for each length, takes it as it is.
+
+    Without coordinate descent cuBLAS multiplies one row, and a bf16 copy of an int8 weight (torch/_inductor/decomposition.py, mm).
+    """
+    options = {"coordinate_descent_tuning": True} if backend == "inductor" else None
+    quick = torch.compile(work, backend=backend, dynamic=False, options=options)
+    return lambda x, *rest: quick(x, *rest) if len(x) <= rows else work(x, *rest)
 
 
 class Recorder:
