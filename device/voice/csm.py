@@ -185,7 +185,7 @@ def is_end(codes: Sequence[float]) -> bool:
 
 
 class Engine(Protocol):
-    """A faster way through the same weights and caches of its own: Csm's calls, each with Csm's meaning."""
+    """A faster way through the same weights: Csm's calls, each with Csm's meaning."""
 
     name: str
 

@@ -1,7 +1,7 @@
 """CUDA graphs: on a GPU a frame of CSM is two launches, one for the backbone's step and one for all of its codes.
 
 A graph is a list of kernels on memory that stays where it is, recorded once and replayed by one call of the driver;
-one at a time a frame of CSM-1B would be thousands of launches (6500 operations of ATen). So whatever changes from frame
+one at a time a frame of CSM-1B would be some 6000 operations of ATen, each a launch. So whatever changes from frame
 to frame lies in buffers: the row, its position, the hidden state, the chance. It does not know whose turn it is, or Mimi.
 """
 
