@@ -45,7 +45,7 @@ def bench_voice(
 
     bench_report.check(report, picture)
     threads = settings.voice.threads
-    jobs: dict[str, Job] = {precision: (_voice_worker, (precision, checkpoint, device)) for precision in precisions}
+    jobs: dict[str, Job] = {each: (_voice_worker, (each, checkpoint, device, settings.voice.compile)) for each in precisions}
     jobs["memory"] = (_memory_worker, (device, threads))
     for dtype in ("fp32", "bf16") if peers else ():
         jobs[f"transformers {dtype}"] = (_peer_worker, (checkpoint, dtype, device))
@@ -90,12 +90,12 @@ def bench_fidelity(settings: Settings, checkpoint: str, device: str, precisions:
     return _write(report, {"checkpoint": _name(checkpoint), "frames": len(codes), "against": "bf16", "precisions": figures})
 
 
-def _voice_worker(pipe: Connection, precision: str, checkpoint: str, device: str) -> None:
+def _voice_worker(pipe: Connection, precision: str, checkpoint: str, device: str, fuse: bool) -> None:
     from device.voice.measure import PREFILL, Speed, frame_bytes, prefill_flop, weight_bytes
     from device.voice.pace import forget_peak, memory_gb
     from device.voice.random_weights import random_mimi
 
-    csm, mimi = _model(checkpoint, precision, device)
+    csm, mimi = _model(checkpoint, precision, device, fuse)
     codec = mimi() if mimi else random_mimi(csm.shape.codebooks, device)
     loading = memory_gb()
     forget_peak()
@@ -149,20 +149,20 @@ def _fidelity_worker(pipe: Connection, precision: str, checkpoint: str, device: 
         pipe.send(sampled(csm, text, FRAMES) if isinstance(asked, str) else forced(csm, text, asked))
 
 
-def _model(checkpoint: str, precision: str, device: str) -> tuple[Any, Callable[[], Any] | None]:
+def _model(checkpoint: str, precision: str, device: str, fuse: bool = False) -> tuple[Any, Callable[[], Any] | None]:
     """(Csm, what loads its Mimi): the checkpoint's, or random CSM-1B without one."""
     from device.voice.shape import CSM_1B
 
     if checkpoint:
         from device.voice.build import build
 
-        built = build(checkpoint, precision, device)
+        built = build(checkpoint, precision, device, fuse=fuse)
         return built.csm, built.mimi
     from device.voice.build import start_engine
     from device.voice.random_weights import random_csm
 
     csm = random_csm(CSM_1B, precision, device)
-    start_engine(csm)
+    start_engine(csm, fuse=fuse)
     return csm, None
 
 

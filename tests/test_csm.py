@@ -22,6 +22,7 @@ from device.turn import VOICE_RATE  # noqa: E402
 from device.voice.build import build  # noqa: E402
 from device.voice.codes import codes  # noqa: E402
 from device.voice.csm import Csm, Sampling  # noqa: E402
+from device.voice.graphs import fuse  # noqa: E402
 from device.voice.shape import CSM_1B  # noqa: E402
 
 FRAMES = 64
@@ -59,7 +60,7 @@ def conversation(folder: Path) -> Path:
 def _engine(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways through a CSM: the native engine where there is one, and PyTorch's own path."""
     if request.param == "torch":
-        monkeypatch.setattr("device.voice.build.start_engine", lambda csm: "")
+        monkeypatch.setattr("device.voice.build.start_engine", lambda csm, **how: "")
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +231,7 @@ def test_fused_layers_give_the_same_codes(tmp_path: Path) -> None:
     plain = codes(built, None, tmp_path / "ids.json", "", "0", 6, True, None)
     layer = built.csm.depth.layers[0]
     before = layer.finish
-    built.csm.fuse("aot_eager")
+    fuse(built.csm, "aot_eager")
     assert layer.finish is not before
     assert codes(built, None, tmp_path / "ids.json", "", "0", 6, True, None) == plain
 

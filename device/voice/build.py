@@ -24,7 +24,7 @@ from device.voice.csm import Csm
 from device.voice.hub import locate
 from device.voice.mimi import Mimi, from_csm, from_kyutai
 from device.voice.native import NativeFault
-from device.voice.plain import VoiceFault, out_of_memory
+from device.voice.plain import VoiceFault, as_fault, out_of_memory
 from device.voice.shape import read_shape
 from device.voice.tokens import Tokens
 
@@ -46,7 +46,7 @@ class Built:
     config: dict[str, Any]
     precision: str
     codec: Callable[[], dict[str, Tensor]]
-    slow: str = ""  # why PyTorch's own path runs in the native engine's place, or nothing
+    slow: str = ""  # why PyTorch's own path runs in an engine's place, or nothing
 
     def tokens(self) -> Tokens:
         return Tokens(self.folder)
@@ -62,10 +62,11 @@ class Built:
         return from_kyutai(file, device, books, dtype, self.config.get("codec_config"))
 
 
-def build(name: str, precision: str, device: str, status: Status = lambda text: None) -> Built:
+def build(name: str, precision: str, device: str, status: Status = lambda text: None, fuse: bool = False) -> Built:
     """Load the checkpoint `name` (folder or hub name) as fp32, bf16, int8, int4, or what suits `device`: auto.
 
-    Raises VoiceFault in one sentence, also when memory runs out.
+    `fuse`: let torch.compile fuse its layers on a GPU, which the start waits for. Raises VoiceFault in one sentence, also
+    when memory runs out.
     """
     folder, began = locate(name), time.monotonic()
     kind = quantize.device_kind(device)
@@ -78,22 +79,24 @@ def build(name: str, precision: str, device: str, status: Status = lambda text: 
         why, memory = _line(error), out_of_memory(error)
     else:
         log("csm_loaded", source=name, precision=built.precision, seconds=time.monotonic() - began)
-        return replace(built, slow=start_engine(built.csm))
+        if kind != "cpu":
+            status("recording CSM's CUDA graphs")
+        return replace(built, slow=start_engine(built.csm, fuse=fuse))
     # Here, where torch's error is gone and with it all that was filled so far: the plain voice needs the room.
     if memory:
         raise VoiceFault(f"{name} does not fit into memory ({why}): stop other programs, or set voice.precision to 'int8' or 'int4'.")
     raise VoiceFault(f"{name} can't be loaded on {device} ({why}): try voice.device = 'cpu', or voice.engine = 'plain'.")
 
 
-def start_engine(csm: Csm, threads: int = 0) -> str:
-    """Give `csm` the fastest engine that runs here, with `threads` (torch's own number). Returns why there is none, or "".
+def start_engine(csm: Csm, threads: int = 0, fuse: bool = False) -> str:
+    """Give `csm` the fastest engine that runs here: on a CPU with `threads` (torch's own number), on a GPU with `fuse` or not.
 
-    Raises VoiceFault out of memory.
+    Returns why there is none, or "". Raises VoiceFault out of memory.
     """
+    if csm.device.type == "cuda":
+        return _start_graphs(csm, fuse)
     from device.voice.native.engine import Native
 
-    if csm.device.type != "cpu":
-        return ""
     try:
         csm.engine = Native(csm, threads or torch.get_num_threads())
     except NativeFault as fault:
@@ -102,6 +105,34 @@ def start_engine(csm: Csm, threads: int = 0) -> str:
         return reason
     log("csm_engine", name=csm.engine.name, threads=csm.engine.threads)
     return ""
+
+
+def _start_graphs(csm: Csm, fuse: bool) -> str:
+    """start_engine on a GPU."""
+    from device.voice import graphs
+
+    # cuDNN's attention makes a plan for each new length (pytorch#155958): every prefill has one.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.cuda.empty_cache()
+    before, began = torch.cuda.memory_reserved(), time.monotonic()
+    if fuse:
+        graphs.fuse(csm)
+    try:
+        csm.engine = graphs.Graphs(csm, graphs.Recorder())
+    except RuntimeError as error:
+        first = error.__context__ or error  # a recording that broke says only that it did, when it is closed
+        memory, why = out_of_memory(error) or out_of_memory(first), _line(first)
+    else:
+        torch.cuda.empty_cache()  # of what the warm-up used
+        size = (torch.cuda.memory_reserved() - before) / 1e6
+        log("csm_engine", name=csm.engine.name, fused=fuse, memory_mb=size, seconds=time.monotonic() - began)
+        return ""
+    if memory:
+        raise as_fault(MemoryError())
+    if fuse:
+        graphs.loosen(csm)  # what can't be compiled can't be run either
+    log("csm_engine_missing", level=logging.WARNING, reason=why)
+    return f"CSM speaks slower than it could, for its CUDA graphs can't be recorded: {why}."
 
 
 def _load_float(folder: Path, name: str, precision: str, device: str, kind: str, status: Status) -> Built:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from device.voice.shape import Rope, Shape, StackShape
 
+Angles = tuple[Tensor, Tensor]  # cosines and sines (rows, 1, head) of the rows' positions
+
 
 class Matrix(nn.Linear):
     """A linear layer without bias, whose weight comes from a checkpoint: random ones are never made (1.5 s of start)."""
@@ -63,25 +65,25 @@ class Block(nn.Module):
         self.gate_up = Matrix(s.width, 2 * s.ffn)
         self.down = Matrix(s.ffn, s.width)
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, start: int, mask: Tensor | None) -> Tensor:
-        """x (rows, width) at positions from `start`; keys, values (kv_heads, positions, head) are written there."""
-        s, rows = self.shape, x.shape[0]
-        qkv = self.project(x).view(rows, s.heads + 2 * s.kv_heads, s.head)
-        turned = rotate(qkv[:, : s.heads + s.kv_heads], angles)
-        end = start + rows
-        keys[:, start:end] = turned[:, s.heads :].transpose(0, 1)
-        values[:, start:end] = qkv[:, s.heads + s.kv_heads :].transpose(0, 1)
-        # The heads that share a key are stacked as further rows of one query: keys are read once.
-        query = turned[:, : s.heads].view(rows, s.kv_heads, -1, s.head).permute(1, 2, 0, 3).reshape(s.kv_heads, -1, s.head)
+    def forward(self, x: Tensor, angles: Angles, keys: Tensor, values: Tensor, at: Tensor, end: int, mask: Tensor | None) -> Tensor:
+        """x (rows, width) at positions `at` (rows,); keys, values (kv_heads, positions, head): written there, seen up to `end`."""
+        query = self.project(x, angles, keys, values, at)
         heard = F.scaled_dot_product_attention(query[None], keys[None, :, :end], values[None, :, :end], attn_mask=mask)[0]
-        heard = heard.view(s.kv_heads, -1, rows, s.head).permute(2, 0, 1, 3).reshape(rows, -1)
         return self.finish(x, heard)
 
-    def project(self, x: Tensor) -> Tensor:
-        return self.qkv(self.attention_norm(x))
+    def project(self, x: Tensor, angles: Angles, keys: Tensor, values: Tensor, at: Tensor) -> Tensor:
+        """What each key head is asked: (kv_heads, heads a key · rows, head). The heads that share a key are stacked: keys are read once."""
+        s, rows = self.shape, x.shape[0]
+        qkv = self.qkv(self.attention_norm(x)).view(rows, s.heads + 2 * s.kv_heads, s.head)
+        turned = rotate(qkv[:, : s.heads + s.kv_heads], angles)
+        keys.index_copy_(1, at, turned[:, s.heads :].transpose(0, 1))
+        values.index_copy_(1, at, qkv[:, s.heads + s.kv_heads :].transpose(0, 1))
+        return turned[:, : s.heads].view(rows, s.kv_heads, -1, s.head).permute(1, 2, 0, 3).reshape(s.kv_heads, -1, s.head)
 
     def finish(self, x: Tensor, heard: Tensor) -> Tensor:
-        x = x + self.out(heard)
+        """`heard`: the answer, shaped as the query."""
+        s, rows = self.shape, x.shape[0]
+        x = x + self.out(heard.view(s.kv_heads, -1, rows, s.head).permute(2, 0, 1, 3).reshape(rows, -1))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
 
@@ -93,6 +95,7 @@ class Stack(nn.Module):
     values: Tensor
     cos: Tensor
     sin: Tensor
+    places: Tensor  # every position, for the device to count with
 
     def __init__(self, shape: StackShape) -> None:
         super().__init__()
@@ -108,14 +111,22 @@ class Stack(nn.Module):
         angle = torch.outer(torch.arange(s.positions).float(), frequencies(s.rope, s.head))[:, None]
         both = torch.cat([angle, angle], -1)
         self.cos, self.sin = both.cos().to(device, dtype), both.sin().to(device, dtype)
+        self.places = torch.arange(s.positions, device=device)
 
     def forward(self, x: Tensor, start: int) -> Tensor:
         """x (rows, width) enters at `start`, after what is already cached. (rows, width) after the last norm."""
-        rows = x.shape[0]
-        angles = self.cos[start : start + rows], self.sin[start : start + rows]
+        rows, end = x.shape[0], start + x.shape[0]
         mask = None if rows == 1 else self._mask(rows, start, x)
+        return self._through(x, (self.cos[start:end], self.sin[start:end]), self.places[start:end], end, mask)
+
+    def step(self, x: Tensor, position: Tensor, end: int) -> Tensor:
+        """One row x (1, width) at `position` (1,), which only the device need know: the first `end` are looked at, the later masked."""
+        mask = torch.zeros(1, end, device=x.device, dtype=x.dtype).masked_fill_(self.places[:end] > position, -torch.inf)
+        return self._through(x, (self.cos.index_select(0, position), self.sin.index_select(0, position)), position, end, mask)
+
+    def _through(self, x: Tensor, angles: Angles, at: Tensor, end: int, mask: Tensor | None) -> Tensor:
         for number, layer in enumerate(self.layers):
-            x = layer(x, angles, self.keys[number], self.values[number], start, mask)
+            x = layer(x, angles, self.keys[number], self.values[number], at, end, mask)
         return self.norm(x)
 
     def _mask(self, rows: int, start: int, like: Tensor) -> Tensor:
@@ -138,7 +149,7 @@ def frequencies(rope: Rope, size: int) -> Tensor:
     return (1 - share) * fast / rope.factor + share * fast
 
 
-def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, angles: Angles) -> Tensor:
     """Rotary positions on x (rows, heads, head), the halves of a head being the pairs."""
     cos, sin = angles
     a, b = x.chunk(2, -1)
@@ -174,7 +185,7 @@ def is_end(codes: Sequence[float]) -> bool:
 
 
 class Engine(Protocol):
-    """A faster way through the same weights and caches of its own: Csm's calls, each with Csm's meaning."""
+    """A faster way through the same weights: Csm's calls, each with Csm's meaning."""
 
     name: str
 
@@ -209,13 +220,6 @@ class Csm(nn.Module):
         self.depth.allocate(device, dtype)
         self._offsets = torch.arange(self.shape.codebooks, device=device) * self.shape.ids
 
-    def fuse(self, backend: str = "inductor") -> None:
-        """Let torch.compile fuse what lies between two attentions. On a GPU int8 is only fast so: its conversion joins the product."""
-        for stack in (self.backbone, self.depth):
-            for layer in stack.layers:
-                layer.project = torch.compile(layer.project, backend=backend)
-                layer.finish = torch.compile(layer.finish, backend=backend)
-
     def text_rows(self, ids: list[int]) -> Tensor:
         """(len(ids), width) of text ids."""
         return self.text[torch.tensor(ids, dtype=torch.long)].to(self.device, self.dtype)
@@ -234,9 +238,11 @@ class Csm(nn.Module):
         The readings: the sum of the largest logits, which is finite unless something broke; and the
         chance of code 0 in codebook 0, without which the frame can't be the all-zero one that ends speech.
         """
-        if self.engine:
-            return self.engine.frame(hidden, sampling)
-        noise = sampling.noise(self.shape.codebooks, self.device)
+        books = self.shape.codebooks
+        return self.engine.frame(hidden, sampling) if self.engine else self.draw(hidden, sampling, sampling.noise(books, self.device))
+
+    def draw(self, hidden: Tensor, sampling: Sampling, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """`frame` without an engine, with its chance given: nothing but work for the device."""
         logits = self.heads[0](hidden).float()
         ending = (logits[0] / sampling.temperature).softmax(-1)[0]
         broken = logits.max()
@@ -254,10 +260,11 @@ class Csm(nn.Module):
 
     def forced_logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Logits (codebooks, ids) in fp32 of a frame whose codes (codebooks,) are known: one depth pass."""
-        if self.engine:
-            return self.engine.forced_logits(hidden, codes)
-        known = codes.to(self.device).long()[:-1] + self._offsets[:-1]
-        rows = self.depth_embedding(known).to(self.dtype)
+        return self.engine.forced_logits(hidden, codes) if self.engine else self.force(hidden, codes)
+
+    def force(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """`forced_logits` without an engine."""
+        rows = self.depth_embedding(codes.to(self.device).long()[:-1] + self._offsets[:-1]).to(self.dtype)
         x = self.depth(self.projection(torch.cat([hidden, rows])), 0)
         after = [self.heads[book](x[book : book + 1]) for book in range(1, self.shape.codebooks)]
         return torch.cat([self.heads[0](hidden), *after]).float()

@@ -158,9 +158,7 @@ def load_csm(settings: Settings, device: str, status: Callable[[str], None]) -> 
 
     torch.set_num_threads(settings.voice.threads)
     status(f"loading CSM from {settings.voice.csm_model or 'nowhere: voice.csm_model is empty'}")
-    built = build(settings.voice.csm_model, settings.voice.precision, device, status)
-    if settings.voice.compile and device == "cuda":
-        built.csm.fuse()  # compiled at the first frames
+    built = build(settings.voice.csm_model, settings.voice.precision, device, status, settings.voice.compile)
     status("loading Mimi and the reference voice")
     store = Path(settings.memory.conversation) if settings.memory.conversation else None
     voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.precision, reference(), store)

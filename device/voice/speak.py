@@ -71,7 +71,7 @@ class CsmVoice:
         self._codes: list[torch.Tensor] = []  # of what came before it
         self._resampler: Any = None
         self._fault: VoiceFault | None = None  # of work that nobody waited for; the next clause tells it
-        # One thread, because streaming state, compiled code and CUDA graphs belong to it.
+        # One thread, because streaming state and the buffers of CUDA graphs are there once.
         self._work = ThreadPoolExecutor(1, thread_name_prefix="csm")
         self._decoding = Beside(csm.device)
 
