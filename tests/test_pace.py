@@ -53,6 +53,6 @@ print(held, memory_gb() - before)
 
 def test_what_torch_holds_on_a_gpu_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = memory_gb()
-    gpu = SimpleNamespace(is_initialized=lambda: True, max_memory_allocated=lambda: 2_000_000_000)
+    gpu = SimpleNamespace(is_initialized=lambda: True, max_memory_reserved=lambda: 2_000_000_000)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=gpu))
     assert memory_gb() == pytest.approx(alone + 2.0, abs=0.05)

@@ -48,13 +48,13 @@ class Pace:
 
 
 def memory_gb() -> float:
-    """Most memory this process has held, in GB: the kernel's count, and what torch has allocated on a GPU."""
+    """Most memory this process has held, in GB: the kernel's count, and what torch has taken of a GPU, CUDA graphs too."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.M)
     held = int(peak[1]) * 1024 if peak else 0
     torch = sys.modules.get("torch")  # only where a model has loaded it
     if torch is not None and torch.cuda.is_initialized():
-        held += torch.cuda.max_memory_allocated()
+        held += torch.cuda.max_memory_reserved()
     return round(held / 1e9, 2)
 
 
