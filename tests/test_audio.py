@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from pulse import Pulse, until
+from pulse import until
 
 from device import config
 from device.audio import SoundLost, WavCard, open_audio
+from device.bench_sound import Pulse
 from device.soundcard import SoundCard, quiet
 from device.turn import MIC_RATE, VOICE_RATE
 
