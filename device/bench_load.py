@@ -87,7 +87,6 @@ def bench_load(settings: Settings, checkpoint: str, device: str, precision: str,
         }
         logs.setup("warning")
         own = simulated(settings, folder, str(EEG))
-        own = own.model_copy(update={"log": settings.log.model_copy(update={"level": "warning"})})
         with _workers(jobs, cores) as asked:
             for number, (name, load) in itertools.product(range(ROUNDS), compared.items()):
                 _progress(f"round {number + 1} of {ROUNDS}: {name}")
@@ -98,16 +97,16 @@ def bench_load(settings: Settings, checkpoint: str, device: str, precision: str,
                 anyio.run(_beside, own.model_copy(update={"voice": voice}), seen[name], seconds, server is not None)
                 seen[name].others.append((_others(server) - taken) / (time.monotonic() - began))
                 seen[name].frames.append(_ask(pipe, None))
-            engine = _ask(asked[str(NICE)], "end")
+            about = _ask(asked[str(NICE)], "end")
     figures = {
         "checkpoint": _name(checkpoint),
-        **{"precision": precision, "engine": engine, "device": device, "cores": cores, "rounds": ROUNDS, "seconds": seconds},
+        **{"precision": precision, **about, "cores": cores, "rounds": ROUNDS, "seconds": seconds},
         "audio": "a private PulseAudio with a null sink" if server else None,
         "loads": {name: summary(compared[name], seen[name], server is not None) for name in compared},
     }
     figures["misses"] = misses(figures)
-    show(figures)
     _write(report, figures)
+    show(figures)
     return 1 if figures["misses"] else 0
 
 
@@ -122,8 +121,8 @@ def summary(load: Load, seen: Seen, card: bool) -> dict[str, Any]:
         "audio_blocks": seen.blocks if card else None,
         "late_blocks": seen.late if card else None,
         "block_gap_ms": round(seen.gap * 1000, 1) if card else None,
-        "others_cores": [round(value, 2) for value in seen.others],
-        "frames_per_s": round(float(np.mean(seen.frames)), 2) if load.threads else None,
+        "others_cores": [max(0.0, round(value, 2)) for value in seen.others],
+        "frames_per_s": [round(value, 2) for value in seen.frames] if load.threads else None,
     }
 
 
@@ -159,17 +158,16 @@ def show(figures: dict[str, Any]) -> None:
     """The table, for a terminal of 120 columns."""
     print(f"{figures['checkpoint']}, {figures['precision']}, {figures['engine']}; {figures['cores']} cores")
     print(f"sound: {figures['audio'] or 'no PulseAudio or no PyAudio here, so none was measured'}")
-    print(f"{'':<38}{'button to light, ms':>21}{'loop late, ms':>21}{'late':>13}{'longest':>9}{'frames':>9}{'others,':>9}")
+    print(f"{'':<38}{'button to light, ms':>21}{'loop late, ms':>21}{'late':>13}{'longest':>9}{'frames a':>10}{'others,':>9}")
     times = f"{'p50':>7}{'p99':>7}{'max':>7}"
-    print(f"{'':<22}{'threads':>8}{'presses':>8}{times}{times}{'blocks':>13}{'gap, ms':>9}{'a second':>9}{'cores':>9}")
+    print(f"{'':<22}{'threads':>8}{'presses':>8}{times}{times}{'blocks':>13}{'gap, ms':>9}{'second':>10}{'cores':>9}")
     for name, row in figures["loads"].items():
         spread = "".join(f"{row[what][part]:>7.1f}" for what in ("light_ms", "loop_ms") for part in ("p50", "p99", "max"))
         late = "-" if row["late_blocks"] is None else f"{row['late_blocks']} of {row['audio_blocks']}"
-        gap, speed = (
-            f"{row[key]:.{places}f}" if row[key] is not None else "-" for key, places in (("block_gap_ms", 0), ("frames_per_s", 2))
-        )
+        gap = "-" if row["block_gap_ms"] is None else f"{row['block_gap_ms']:.0f}"
+        speed = " ".join(f"{value:.1f}" for value in row["frames_per_s"] or []) or "-"
         others = " ".join(f"{value:.1f}" for value in row["others_cores"])
-        print(f"{name:<22}{row['threads']:>8}{row['presses']:>8}{spread}{late:>13}{gap:>9}{speed:>9}{others:>9}")
+        print(f"{name:<22}{row['threads']:>8}{row['presses']:>8}{spread}{late:>13}{gap:>9}{speed:>10}{others:>9}")
     for sentence in figures["misses"]:
         print(f"MISSED: {sentence}")
 

@@ -37,7 +37,7 @@ class Pen:
 
 
 def talk(pipe: Connection, path: str, nice: int, checkpoint: str, precision: str, device: str) -> None:
-    """Asked for a number of threads, it makes frames with them until it is asked how many a second it made. "end": what made them."""
+    """Asked for a number of threads, makes frames with them until asked how many a second those were. "end": what made them, and where."""
     os.setsid()  # as a service: the kernel shares the cores out among sessions (autogroup), and by nice values only inside one
     os.nice(nice)
     import torch
@@ -65,4 +65,4 @@ def talk(pipe: Connection, path: str, nice: int, checkpoint: str, precision: str
             made += 1
         pipe.recv()
         pipe.send(made / (time.monotonic() - began))
-    pipe.send(csm.engine.name if csm.engine else "torch")
+    pipe.send({"engine": csm.engine.name if csm.engine else "torch", "device": device})

@@ -33,9 +33,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_csm.build(tmp_path_factory.mktemp("csm"), positions=64)
 
 
-def bedside(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "device", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, env={**os.environ, **environment})
+def bedside(*words: object, before: str = "pass") -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, where `before` is done first."""
+    program = f"import sys; from device import bench_load; {before}; from device.__main__ import main; sys.exit(main())"
+    return subprocess.run([sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True, timeout=280)
 
 
 def figures(**row: Any) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def test_milliseconds_counts_and_frames_of_all_rounds() -> None:
     assert 100 <= row["light_ms"]["p99"] <= 300
     assert row["loop_ms"]["p50"] == 3.0
     assert (row["late_blocks"], row["audio_blocks"], row["block_gap_ms"]) == (2, 500, 250.0)
-    assert (row["others_cores"], row["frames_per_s"]) == ([0.5, 1.0], 4.5)
+    assert (row["others_cores"], row["frames_per_s"]) == ([0.5, 1.0], [4.0, 5.0])
 
 
 def test_the_units_load_is_the_one_of_the_unit() -> None:
@@ -84,23 +85,29 @@ def test_the_units_load_is_the_one_of_the_unit() -> None:
 
 
 def test_the_report_has_every_figure(checkpoint: Path, tmp_path: Path) -> None:
-    """Two processes of the tiny voice, the real companion, and the real sound card where there is a server for it."""
+    """Two processes of the tiny voice, the real companion, and the real sound card where there is a server for it.
+
+    No light is as fast as nothing at all: so much of a miss is certain, and is said.
+    """
     with sound_server() as server:
         audible = server is not None
-    done = bedside("bench", "load", "--checkpoint", checkpoint, "--seconds", "2", "--json", tmp_path / "out.json")
+    words = ["--checkpoint", checkpoint, "--seconds", "2", "--json", tmp_path / "out.json"]
+    done = bedside("bench", "load", *words, before="bench_load.LIMIT = 0.0")
+    assert done.returncode == 1, done.stderr
+    assert "MISSED: button to light took" in done.stdout, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
-    assert done.returncode == bool(found["misses"]), done.stderr
     assert done.stdout.count("MISSED: ") == len(found["misses"])
     assert (found["audio"] is not None) == audible
     assert found["engine"].startswith("native ")
+    assert found["device"] in ("cpu", "cuda")
     for name, row in found["loads"].items():
         assert row["presses"] >= 2, name
         assert row["light_ms"]["p50"] <= row["light_ms"]["p99"] <= row["light_ms"]["max"] < 1000 * bench_load.UNANSWERED
         assert 0 <= row["loop_ms"]["p50"] <= row["loop_ms"]["max"]
         assert (row["frames_per_s"] is None) == (name == "idle")
-        assert name == "idle" or row["frames_per_s"] > 1
+        assert name == "idle" or min(row["frames_per_s"]) > 1
         assert len(row["others_cores"]) == 2
-        assert all(-0.5 < cores < found["cores"] + 0.5 for cores in row["others_cores"])
+        assert all(0 <= cores < found["cores"] + 0.5 for cores in row["others_cores"])
         if audible:
             assert row["audio_blocks"] > 100  # 65 a second both ways, over 4 s
     assert all(name in done.stdout for name in found["loads"])
@@ -116,7 +123,9 @@ def test_without_a_sound_server_the_report_says_so(
     assert (row["audio_blocks"], row["late_blocks"], row["block_gap_ms"]) == (None, None, None)
     head = {"checkpoint": "x", "precision": "int8", "engine": "native", "cores": 2, "audio": None}
     show({**head, "loads": {UNITS: row}, "misses": []})
-    assert "no PulseAudio or no PyAudio here, so none was measured" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no PulseAudio or no PyAudio here, so none was measured" in said
+    assert re.search(r"nice 5 +2 +1 .* - +- +2\.0 +0\.0$", said, re.M)
 
 
 def test_a_block_that_comes_too_late_is_counted_once() -> None:
