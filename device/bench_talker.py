@@ -57,7 +57,8 @@ def talk(pipe: Connection, path: str, nice: int, checkpoint: str, precision: str
     while (threads := pipe.recv()) != "end":
         if threads:
             torch.set_num_threads(threads)
-            start_engine(csm)
+            if device == "cpu":
+                start_engine(csm)  # anew: its threads are its own
             next(frames)
         made, began = 0, time.monotonic()
         while threads and not pipe.poll():
