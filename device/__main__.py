@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from device.config import Settings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,17 +85,19 @@ def parser() -> argparse.ArgumentParser:
     bench = command("bench", _bench, "measure on this machine")
     bench.add_argument(
         "what",
-        choices=["turn", "score", "voice", "fidelity"],
-        help="turn: latency; score: word errors of a demo's folder; voice: CSM's speed and memory; fidelity: what quantising loses",
+        choices=["turn", "score", "voice", "fidelity", "load"],
+        help="turn: latency; score: word errors of a demo's folder; voice: CSM's speed and memory; fidelity: what quantising loses; "
+        "load: button, loop and sound beside a voice that speaks without a pause",
     )
-    bench.add_argument("--checkpoint", default="", metavar="NAME", help="voice, fidelity: CSM, folder or hub name")
-    bench.add_argument("--shape", choices=["csm-1b"], help="voice, fidelity: without a checkpoint, with --random-weights")
-    bench.add_argument("--random-weights", action="store_true", help="voice, fidelity: the cost of the real ones, and noise")
-    bench.add_argument("--precisions", metavar="LIST", help="voice, fidelity: some of fp32,bf16,int8,int4")
-    bench.add_argument("--device", choices=["cpu", "cuda"], help="voice, fidelity: default: the settings' own")
+    bench.add_argument("--checkpoint", default="", metavar="NAME", help="voice, fidelity, load: CSM, folder or hub name")
+    bench.add_argument("--shape", choices=["csm-1b"], help="voice, fidelity, load: without a checkpoint, with --random-weights")
+    bench.add_argument("--random-weights", action="store_true", help="voice, fidelity, load: the cost of the real ones, and noise")
+    bench.add_argument("--precisions", metavar="LIST", help="voice, fidelity: some of fp32,bf16,int8,int4; load: one")
+    bench.add_argument("--device", choices=["cpu", "cuda"], help="voice, fidelity, load: default: the settings' own")
     bench.add_argument("--demo", metavar="DIR", help="score: the folder that 'bedside demo --out DIR' wrote")
     bench.add_argument("--transcripts", metavar="FILE.tsv", help="score: file and text of each clip, in the order of the turns")
     bench.add_argument("--turns", type=int, default=20, metavar="N")
+    bench.add_argument("--seconds", type=float, default=30, metavar="N", help="load: of each setting in each of two rounds")
     bench.add_argument("--peers", choices=["transformers"], help="voice: time transformers' own CSM in the same run (10 GB more)")
     bench.add_argument("--picture", metavar="FILE", help="voice: draw the figures (.svg, .png)")
     bench.add_argument("--json", metavar="FILE", help="write the figures there too")
@@ -235,27 +241,37 @@ def _bench(arguments: argparse.Namespace) -> int:
         if not (arguments.demo and arguments.transcripts):
             raise OSError("bench score needs --demo DIR and --transcripts FILE.tsv")
         return bench_score(_settings(arguments), Path(arguments.demo), Path(arguments.transcripts), arguments.json)
-    if arguments.what in ("voice", "fidelity"):
+    if arguments.what in ("voice", "fidelity", "load"):
         return _bench_csm(arguments)
     return bench_turn(_settings(arguments), arguments.turns, arguments.json)
 
 
 def _bench_csm(arguments: argparse.Namespace) -> int:
-    from device.bench_voice import bench_fidelity, bench_voice
-    from device.voice.load import choose_device
-
     if bool(arguments.checkpoint) == bool(arguments.shape and arguments.random_weights):
         raise OSError(f"bench {arguments.what} needs either --checkpoint NAME or --shape csm-1b --random-weights")
-    voice = arguments.what == "voice"
-    known = ["fp32", "bf16", "int8", "int4"]
-    precisions = (arguments.precisions or ("bf16,int8,int4" if voice else "int8,int4")).split(",")
+    known, usual = ["fp32", "bf16", "int8", "int4"], {"voice": "bf16,int8,int4", "fidelity": "int8,int4", "load": "int8"}
+    precisions = (arguments.precisions or usual[arguments.what]).split(",")
     if wrong := [precision for precision in precisions if precision not in known]:
         raise OSError(f"--precisions {wrong[0]!r} is not known; known are {', '.join(known)}")
     settings = _settings(arguments)
+    if arguments.what == "load":
+        return _bench_load(arguments, settings, precisions)
+    from device.bench_voice import bench_fidelity, bench_voice
+    from device.voice.load import choose_device
+
     device = choose_device(arguments.device or settings.voice.device)
-    if voice:
+    if arguments.what == "voice":
         return bench_voice(settings, arguments.checkpoint, device, precisions, arguments.json, bool(arguments.peers), arguments.picture)
     return bench_fidelity(settings, arguments.checkpoint, device, precisions, arguments.json)
+
+
+def _bench_load(arguments: argparse.Namespace, settings: Settings, precisions: list[str]) -> int:
+    from device.bench_load import bench_load
+
+    if len(precisions) > 1 or not 1 <= arguments.seconds <= 3600:
+        raise OSError("bench load takes one of --precisions, and --seconds from 1 to 3600")
+    device = arguments.device or settings.voice.device
+    return bench_load(settings, arguments.checkpoint, device, precisions[0], arguments.seconds, arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 
 from device import logs, sounds, wavs
-from device.audio import WavCard
+from device.audio import Sound, WavCard
 from device.config import FIRMWARE, ROOT, Settings
 from device.daemon import Companion
 from device.eeg import open_headset
@@ -85,23 +85,30 @@ class Story:
 
 
 @contextlib.asynccontextmanager
-async def stage(settings: Settings, clips: list[Any], story: Story) -> AsyncIterator[tuple[Companion, SimulatedPanel, WavCard]]:
-    """The companion running on simulated edges, beside a voice process that is already starting."""
+async def home(settings: Settings, card: Sound, watch: Callable[[str, Any], None]) -> AsyncIterator[tuple[Companion, SimulatedPanel]]:
+    """The companion running on simulated buttons and `card`."""
     holder: list[Companion] = []
     panel = open_panel(settings.panel, lambda event: holder[0].post(event))
     assert isinstance(panel, SimulatedPanel)
-    card = WavCard(clips, tail=settings.audio.tail_seconds, preroll=settings.audio.preroll_seconds)
     memory = Memory(Path(settings.memory.file))
-    companion = Companion(settings, panel, card, open_headset(settings.headset), memory, sounds.load(FIRMWARE / "sounds"), story.watch)
+    companion = Companion(settings, panel, card, open_headset(settings.headset), memory, sounds.load(FIRMWARE / "sounds"), watch)
     holder.append(companion)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(companion.run)
         try:
-            yield companion, panel, card
+            yield companion, panel
         finally:
             tasks.cancel_scope.cancel()
     panel.close()
     memory.close()
+
+
+@contextlib.asynccontextmanager
+async def stage(settings: Settings, clips: list[Any], story: Story) -> AsyncIterator[tuple[Companion, SimulatedPanel, WavCard]]:
+    """The companion running on simulated edges, beside a voice process that is already starting."""
+    card = WavCard(clips, tail=settings.audio.tail_seconds, preroll=settings.audio.preroll_seconds)
+    async with home(settings, card, story.watch) as (companion, panel):
+        yield companion, panel, card
 
 
 async def until(ready: Any, seconds: float, what: str, voice: Any = None) -> None:

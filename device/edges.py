@@ -45,8 +45,9 @@ async def keep_voice(home: Companion) -> None:
             home.voice, home.about = None, None
             if home.exchange is not None:
                 home.exchange.lost()
-        if voice is not None:
-            await voice.close()
+        finally:
+            if voice is not None:
+                await voice.close()  # when the companion ends, too: the voice serves one at a time
         await anyio.sleep(2 * LOOK)
 
 

@@ -18,6 +18,8 @@ from device.config import FIRMWARE, Settings, dump, make_socket_folder
 from device.logs import log
 from device.memory import Memory, MemoryFault
 
+NICE = 5  # of the voice process, here and in its unit; `bedside bench load` measures what it is for
+
 
 def open_memory(settings: Settings) -> Memory | None:
     """The memory on disk. Where that can't be opened the device still answers, and says so in the log."""
@@ -69,7 +71,7 @@ def voice_process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
         command = [sys.executable, "-m", "device", "voice", "--config", str(file)]
         # The models' threads must not starve the loop on a two-core machine.
         child = subprocess.Popen(command)
-        os.setpriority(os.PRIO_PROCESS, child.pid, 5)
+        os.setpriority(os.PRIO_PROCESS, child.pid, NICE)  # before it has threads: they inherit it
         try:
             yield child
         finally:

@@ -27,6 +27,11 @@ MIC_BLOCK = 0.04
 FADE = 0.01  # s in which a voice that is cut off dies away
 QUIET_TOO_LONG = 1.5  # s without a sample: the card is gone
 FIRST_SAMPLE = 6.0  # s that a card may take to start; PulseAudio takes 1.1 to 1.9
+# What PulseAudio holds of the speaker. Left to ALSA's plugin it is two blocks, and then one late block never comes
+# alone: PortAudio starts again with one block, which runs dry at once, and so on: 250 to 2000 blocks a second that
+# nobody hears, for seconds where other programs are busy (28 s of speech were swallowed after a stall of 0.3 s).
+# With this a stall of 80 ms is none, a longer one is one underflow, and a voice cut off is silent no later.
+PULSE_LATENCY = 80  # ms
 
 
 class SoundCard:
@@ -65,14 +70,13 @@ class SoundCard:
         try:
             import pyaudio
 
+            os.environ.setdefault("PULSE_LATENCY_MSEC", str(PULSE_LATENCY))  # libpulse reads it
             with quiet():
                 self._pa = pyaudio.PyAudio()
                 self._open_mic(pyaudio)
                 self._open_speaker(pyaudio)
         except ImportError:
-            raise SoundLost(
-                "audio.kind = 'card' needs PyAudio: pip install 'bedside-companion[audio]'."
-            ) from None
+            raise SoundLost("audio.kind = 'card' needs PyAudio: pip install 'bedside-companion[audio]'.") from None
         except SoundLost:
             self.close()
             raise
@@ -83,10 +87,7 @@ class SoundCard:
         while not (self._mic_at and self._speaker_at):
             if time.monotonic() > deadline:
                 self.close()
-                raise SoundLost(
-                    f"The sound card gave no sample in {FIRST_SAMPLE:.0f} s: "
-                    "is another program holding it?"
-                )
+                raise SoundLost(f"The sound card gave no sample in {FIRST_SAMPLE:.0f} s: is another program holding it?")
             time.sleep(0.01)
 
     def reopen(self) -> None:
@@ -207,9 +208,7 @@ class SoundCard:
         self._latency = stream.get_output_latency()
         stream.start_stream()
 
-    def _start(
-        self, pyaudio: Any, block: int, rate: int, callback: Any, **way: Any
-    ) -> tuple[Any, int]:
+    def _start(self, pyaudio: Any, block: int, rate: int, callback: Any, **way: Any) -> tuple[Any, int]:
         """A stream, not started, and its channels: one, or two on a card that has no mono."""
         common = {"rate": rate, "format": pyaudio.paInt16, "frames_per_buffer": block}
         common |= {"stream_callback": callback, "start": False}

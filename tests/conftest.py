@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pulse import Pulse
 
 import device.voice  # noqa: F401 (it tells OpenMP not to spin, before torch is loaded)
 from device import models
+from device.bench_sound import Pulse
 
 
 @pytest.fixture(scope="session")
@@ -29,15 +29,10 @@ def pulse() -> Iterator[Pulse]:
     if shutil.which("pulseaudio") is None:
         pytest.skip("pulseaudio is not installed: apt-get install pulseaudio pulseaudio-utils")
     folder = Path(tempfile.mkdtemp(prefix="bed"))  # short: a socket's path has 108 characters
-    alsa = folder / "asound.conf"
-    alsa.write_text("pcm.!default { type pulse }\nctl.!default { type pulse }\n")
     daemon = Pulse(folder)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("XDG_RUNTIME_DIR", "PULSE_RUNTIME_PATH", "XDG_CONFIG_HOME"):
-            patch.setenv(name, str(folder))
-        patch.setenv("PULSE_COOKIE", str(folder / "cookie"))
-        patch.setenv("PULSE_SERVER", f"unix:{daemon.socket}")
-        patch.setenv("ALSA_CONFIG_PATH", str(alsa))
+        for name, value in daemon.environment.items():
+            patch.setenv(name, value)
         try:
             daemon.start()
             yield daemon

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from pulse import Pulse, until
+from pulse import until
 
 from device import config
 from device.audio import SoundLost, WavCard, open_audio
+from device.bench_sound import Pulse
 from device.soundcard import SoundCard, quiet
 from device.turn import MIC_RATE, VOICE_RATE
 
@@ -246,6 +247,20 @@ def test_stop_silences_the_speaker(sound: SoundCard) -> None:
     assert sound.played == 0.0
     assert sound.pending <= 0.0101  # the fade: cut off in its middle, a tone would click
     taken(sound, lambda heard, _: len(heard) > MIC_RATE and not loud(heard[-MIC_RATE // 2 :]))
+
+
+def test_an_underflow_swallows_none_of_the_words_that_follow(sound: SoundCard) -> None:
+    """The speaker's callback stands still for 0.3 s; afterwards the sound goes on no faster than time."""
+    sound.begin()
+    sound.play(tone(30.0))
+    until(lambda: sound.played > 0.2, "the tone sounds")
+    for _ in range(3):  # not every stall does it
+        with sound._lock:
+            time.sleep(0.3)
+        before, began = sound.played, time.monotonic()
+        time.sleep(1.0)
+        assert sound.played - before < time.monotonic() - began + 0.5
+    sound.stop()
 
 
 def test_a_voice_that_is_cut_off_leaves_a_fade_of_10_ms_for_the_card() -> None:

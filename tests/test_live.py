@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from pulse import Pulse
+from device.bench_sound import Pulse
 
 CLIP = Path(__file__).parent / "data/speech/LJ001-0008.wav"
 

@@ -7,7 +7,7 @@ Fidelity: the same codes forced upon two precisions, and their logits compared c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
 import torch
@@ -95,6 +95,20 @@ class Speed:
         codes, _ = self.csm.frame(hidden, self._sampling)
         self.mimi.start_decoding()
         self.mimi.decode(codes)
+
+
+@torch.inference_mode()
+def chatter(csm: Csm, mimi: Mimi, text: int = TEXT) -> Iterator[None]:
+    """Frames without end, each made as CsmVoice makes it: a depth loop, a Mimi step, a backbone step. Yields after each."""
+    sampling = Sampling(csm.shape.sounds, generator=torch.Generator(csm.device).manual_seed(0))
+    while True:
+        mimi.start_decoding()
+        hidden = csm.listen(csm.text_rows(list(range(1, text + 1))), 0)[-1:]
+        for position in range(text, csm.shape.backbone.positions):
+            codes, _ = csm.frame(hidden, sampling)
+            mimi.decode(codes)
+            hidden = csm.listen(csm.sound_rows(codes[None]), position)
+            yield
 
 
 def summary(rounds: Sequence[dict[str, float]]) -> dict[str, object]:
