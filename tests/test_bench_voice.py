@@ -81,6 +81,11 @@ def test_the_sums_of_the_report() -> None:
     assert figures["bandwidth_share"]["int8"] == 0.5
     assert figures["precisions"]["int8"]["prefill_share"] == 0.5
     assert figures["projection"]["AGX Orin 64"]["int8"] == pytest.approx(3 / 102.4 / 0.08, abs=0.01)
+    faster = gather(
+        {"int8": ours, "int4": ours, "memory": memory}, {**about, "int4": {**about["int8"], "frame_bytes": 10**10}}, ["int8", "int4"]
+    )
+    assert faster["bandwidth_share"]["int4"] > 1
+    assert faster["projection"]["AGX Orin 64"]["int4"] == pytest.approx(10 / 102.4 / 0.08, abs=0.01)
 
 
 def test_a_frame_reads_the_backbone_once_and_the_depth_decoder_for_each_code() -> None:
