@@ -56,7 +56,7 @@ def gather(rounds: Mapping[str, list[dict[str, float]]], about: Mapping[str, Fig
         "peak_gflop_per_s": round(peak, 1),
         "peers": {name: round(value, 4) for name, value in peers.items()},
         **{key: {precision: row[key] for precision, row in rows.items()} for key in top},
-        "mimi_decode_s": round(median(row["mimi_decode_s"] for row in rows.values()), 4),
+        **{key: round(median(row[key] for row in rows.values()), 4) for key in ("mimi_decode_s", "mimi_encode_s")},
         "first_frame_s": last["first_frame_s"],  # of the last precision named; the others' are below
         "precisions": rows,
         "projection": _project(rows),
@@ -96,7 +96,9 @@ def show(figures: Figures) -> None:
             f"{row['gb_per_s']:>7.1f}{row['bandwidth_share']:>7.0%}{row['prefill_s']:>7.2f} s"
             f"  {first:<{len(head)}}{row['model_gb']:>7.2f}  {row['engine']}"
         )
-    print(f"RTF has Mimi in it, {figures['mimi_decode_s'] * 1000:.0f} ms a frame. GB: weights, caches, Mimi; the text table is a file.")
+    decode, encode = (figures[f"mimi_{way}_s"] * 1000 for way in ("decode", "encode"))
+    print(f"RTF has Mimi in it, {decode:.0f} ms a frame; a frame of the patient's is encoded in {encode:.0f} ms")
+    print("GB: weights, caches, Mimi; the text table is a file")
     if peak := figures["peak_gflop_per_s"]:
         shares = ", ".join(f"{name} {row['prefill_gflop_per_s']:.0f}" for name, row in rows.items())
         print(f"60 rows at once, GFLOP/s: {shares}; the engine's product in registers {peak:.0f}")

@@ -62,6 +62,7 @@ def test_bench_voice_is_held_against_transformers_and_the_memory(checkpoint: Pat
         assert figures["precisions"][name]["prefill_s"] > 0
     assert list(figures["first_frame_s"]) == ["0", "500"]
     assert figures["mimi_decode_s"] > 0
+    assert figures["mimi_encode_s"] > 0
     assert set(figures["projection"]["Thor"]) == {"bf16", "int8"}
     assert "PROJECTION, not measured" in done.stdout
     assert "transformers bf16 static" in done.stdout
@@ -69,7 +70,10 @@ def test_bench_voice_is_held_against_transformers_and_the_memory(checkpoint: Pat
 
 
 def test_the_sums_of_the_report() -> None:
-    ours = [{"depth": d, "backbone": 0.1, "decode": 0.02, "spoken": 0.42, "prefill": 0.5, "first_0": 1.0} for d in (0.1, 0.3, 0.2)]
+    ours = [
+        {"depth": d, "backbone": 0.1, "decode": 0.02, "encode": 0.01, "spoken": 0.42, "prefill": 0.5, "first_0": 1.0}
+        for d in (0.1, 0.3, 0.2)
+    ]
     memory = [{"gb_per_s": speed, "gflop_per_s": 100.0} for speed in (10.0, 30.0, 20.0)]
     peers = [{"fp32 dynamic": 2.0, "fp32 static": 1.5}]
     about: dict[str, dict[str, Any]] = {"memory": {"kernel": "mine"}}
@@ -150,7 +154,7 @@ def test_forced_logits_are_those_that_sampling_drew_from(checkpoint: Path) -> No
 
 def test_medians_are_taken_part_by_part() -> None:
     rounds: list[dict[str, Any]] = [
-        {"depth": depth, "backbone": 0.1, "decode": 0.02, "spoken": 0.42, "prefill": 3.0, "first_0": 1.0, "first_500": 2.0}
+        {"depth": depth, "backbone": 0.1, "decode": 0.02, "encode": 0.01, "spoken": 0.42, "prefill": 3.0, "first_0": 1.0, "first_500": 2.0}
         for depth in (0.2, 9.0, 0.3)
     ]
     figures = summary(rounds)

@@ -10,14 +10,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from device.turn import FRAME
 from device.voice.beside import Beside
 from device.voice.csm import Csm, Sampling
 from device.voice.mimi import Mimi
 
+HEARD = 5  # frames that Mimi encodes at once while the patient speaks
 SPOKEN = 4  # frames of a sentence in a round
 HISTORIES = (0, 500, 1000, 1900)  # positions
 PREFILL = 60  # rows: what a patient says in 3 s, text and frames
@@ -50,6 +53,7 @@ class Speed:
         self._batch = torch.zeros(min(PREFILL, csm.shape.backbone.positions), csm.shape.backbone.width, device=csm.device, dtype=csm.dtype)
         self._batch.normal_()
         self._sampling = Sampling(csm.shape.sounds, generator=torch.Generator(csm.device).manual_seed(0))
+        self._sound = np.random.default_rng(0).normal(0, 0.1, HEARD * FRAME).astype(np.float32)
         self._decoding = Beside(csm.device)
         limit = csm.shape.backbone.positions - text - 1
         self.histories = [rows for rows in HISTORIES if rows <= limit]
@@ -59,8 +63,8 @@ class Speed:
 
     @torch.inference_mode()
     def round(self) -> dict[str, float]:
-        """Seconds of: depth (32 codes), backbone (a step at 500), decode (Mimi), spoken (a frame of a sentence, with all
-        three), prefill (PREFILL rows), and first_N (text to sound after N rows)."""
+        """Seconds of: depth (32 codes), backbone (a step at 500), decode and encode (Mimi, a frame), spoken (a frame of a
+        sentence, all told), prefill (PREFILL rows), and first_N (text to sound after N rows)."""
         csm, device = self.csm, self.csm.device
         hidden = self._hidden = csm.listen(csm.text_rows(self._text), 0)[-1:]
         row, middle = csm.sound_rows(self._codes[None]), self.histories[min(1, len(self.histories) - 1)]
@@ -71,6 +75,8 @@ class Speed:
             "backbone": seconds(lambda: csm.listen(row, middle), device),
             "decode": seconds(lambda: self.mimi.decode(self._codes), device),
         }
+        self.mimi.start_encoding()
+        out["encode"] = seconds(lambda: self.mimi.encode(self._sound), device) / HEARD
         out["spoken"] = seconds(lambda: self._speak(middle), device) / SPOKEN
         rows, start = self._batch, min(middle, csm.shape.backbone.positions - len(self._batch))
         out["prefill"] = seconds(lambda: csm.listen(rows, start), device)
@@ -120,6 +126,7 @@ def summary(rounds: Sequence[dict[str, float]]) -> dict[str, object]:
         "depth_s": round(middle["depth"], 4),
         "backbone_s": round(middle["backbone"], 4),
         "mimi_decode_s": round(middle["decode"], 4),
+        "mimi_encode_s": round(middle["encode"], 4),
         "prefill_s": round(middle["prefill"], 4),
         "rtf": round(middle["spoken"] / 0.08, 2),
         "first_frame_s": {name.removeprefix("first_"): round(value, 3) for name, value in middle.items() if name.startswith("first_")},
