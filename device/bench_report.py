@@ -11,6 +11,7 @@ from typing import Any
 FRAME = 0.08  # seconds of speech in a frame
 # GB/s of memory by the data sheets (NVIDIA's Jetson module data sheets).
 BOARDS = {"Orin Nano Super / Orin NX": 102.4, "AGX Orin 64": 204.8, "Thor": 273.0}
+BYTES = "all its bytes at the memory's speed"
 OURS, THEIRS, FLOOR = "#0a7d7d", "#9aa7b5", "#b03a2e"
 
 Figures = dict[str, Any]
@@ -121,12 +122,12 @@ def draw(file: Path, figures: Figures) -> None:
     names = [f"transformers {name}" for name in figures["peers"]] + [f"ours, {name}" for name in rows]
     values = [*figures["peers"].values(), *(row["seconds_per_frame"] for row in rows.values())]
     figure, axis = plt.subplots(figsize=(9, 0.5 * len(names) + 1.6), layout="constrained")
-    bars = axis.barh(names, values, color=[THEIRS] * len(figures["peers"]) + [OURS] * len(rows), height=0.62)
-    axis.bar_label(bars, [f"{value:.2f} s" for value in values], padding=4)
-    for place, row in enumerate(rows.values(), len(figures["peers"])):
-        floor = row["frame_bytes"] / 1e9 / bandwidth
-        label = "the weights, once read" if place == len(figures["peers"]) else None
-        axis.plot([floor, floor], [place - 0.4, place + 0.4], color=FLOOR, linewidth=2, label=label)
+    axis.barh(names, values, color=[THEIRS] * len(figures["peers"]) + [OURS] * len(rows), height=0.62)
+    floors = [row["frame_bytes"] / 1e9 / bandwidth for row in rows.values()]
+    places = range(len(figures["peers"]), len(names))
+    axis.vlines(floors, [place - 0.4 for place in places], [place + 0.4 for place in places], FLOOR, linewidth=2, label=BYTES)
+    for place, (value, end) in enumerate(zip(values, [0.0] * len(figures["peers"]) + floors, strict=True)):
+        axis.annotate(f"{value:.2f} s", (max(value, end), place), (5, 0), textcoords="offset points", va="center")
     axis.axvline(FRAME, color="black", linewidth=0.8, linestyle=":", label="real time, 0.08 s")
     axis.invert_yaxis()
     axis.set_xlim(0, max(values) * 1.12)
