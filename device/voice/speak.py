@@ -33,7 +33,7 @@ from device.voice.mimi import Mimi
 from device.voice.plain import VoiceFault, as_fault, clean, to_int16
 from device.voice.tokens import Tokens
 
-SLICE = 32  # rows that are listened to at once when history is tidied: what comes in meanwhile waits for one slice (2 s on a CPU)
+SLICE = 32  # rows that are listened to at once when history is tidied: what comes in meanwhile waits for one slice (0.3 s on a CPU)
 ANSWER = 8  # one part in eight of the positions is kept free for an answer
 FULL, ROOMY = 3 / 4, 1 / 2  # of the positions: where forgetting begins, and how far it goes
 ENCODE = 5 * FRAME  # samples that are encoded at once: frame by frame it takes four times as long (57 ms, not 14)
