@@ -155,7 +155,7 @@ def misses(figures: dict[str, Any]) -> list[str]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """The table, for a terminal of 120 columns."""
+    """The table, for a terminal of 125 columns."""
     print(f"{figures['checkpoint']}, {figures['precision']}, {figures['engine']}; {figures['cores']} cores")
     print(f"sound: {figures['audio'] or 'no PulseAudio or no PyAudio here, so none was measured'}")
     print(f"{'':<38}{'button to light, ms':>21}{'loop late, ms':>21}{'late':>13}{'longest':>9}{'frames a':>10}{'others,':>9}")

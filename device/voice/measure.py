@@ -105,7 +105,7 @@ class Speed:
 
 @torch.inference_mode()
 def chatter(csm: Csm, mimi: Mimi, text: int = TEXT) -> Iterator[None]:
-    """Frames without end, each made as CsmVoice makes it: a depth loop, a Mimi step, a backbone step. Yields after each."""
+    """Frames without end: a depth loop, a Mimi step, a backbone step, one after the other. Yields after each frame."""
     sampling = Sampling(csm.shape.sounds, generator=torch.Generator(csm.device).manual_seed(0))
     while True:
         mimi.start_decoding()
