@@ -24,7 +24,8 @@ from device.voice.rows import GROUP, Int4Rows, Int8Rows
 # Which layer gets what; the first match wins, and a layer without one is kept as it is computed.
 # int4 was chosen by `bedside bench fidelity` at CSM-1B's shape: mean KL 0.96 nats with every layer of both stacks
 # in int4, 0.55 with three of the depth decoder's four in int8 (21 MB more; it is small, but read 31 times a frame).
-# bf16 heads changed nothing. That was with asymmetric codes; with the symmetric ones of today it is 0.67. An embedding is only ever int8: its rows are gathered, so only memory is won.
+# bf16 heads changed nothing. That was with asymmetric codes; with the symmetric ones of today it is 0.67.
+# An embedding is only ever int8: its rows are gathered, so only memory is won.
 SCHEMES: dict[str, tuple[tuple[str, str], ...]] = {
     "fp32": (),
     "bf16": (),
