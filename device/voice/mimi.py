@@ -183,7 +183,7 @@ def from_csm(config: Config, tensors: Tensors, device: str, codebooks: int, dtyp
     (without that prefix), or functions that read it. `dtype` is the decoder's; the encoder stays
     float32, for its codes must not depend on it. Raises VoiceFault naming what is wrong.
     """
-    return _fill(_empty(config, codebooks), tensors, _csm_names, "codec_model.", device, dtype)
+    return _fill(network(config, codebooks), tensors, stored_names, "codec_model.", device, dtype)
 
 
 def from_kyutai(file: Path, device: str, codebooks: int, dtype: torch.dtype = torch.float32, config: Config | None = None) -> Mimi:
@@ -194,13 +194,13 @@ def from_kyutai(file: Path, device: str, codebooks: int, dtype: torch.dtype = to
     try:
         with safe_open(file, "pt") as stored:
             tensors = {name: partial(stored.get_tensor, name) for name in stored.keys()}  # noqa: SIM118
-            return _fill(_empty(config or {}, codebooks), tensors, _kyutai_names, f"{file.name}: ", device, dtype)
+            return _fill(network(config or {}, codebooks), tensors, _kyutai_names, f"{file.name}: ", device, dtype)
     except (OSError, SafetensorError) as error:
         raise VoiceFault(f"{file} can't be read ({error}): fetch it again.") from None
 
 
-def _empty(config: Config, codebooks: int) -> Any:
-    """moshi's MimiModel in the shape of transformers' `config`, without memory for its weights."""
+def network(config: Config, codebooks: int, device: str = "meta") -> Any:
+    """moshi's MimiModel in the shape of transformers' `config`, with random weights; "meta" has no memory for them."""
     full = MimiConfig(**config)
     # transformers 4.57 writes rope_theta, 5 rope_parameters; each reads the other's as it likes.
     rope = config.get("rope_parameters") or {}
@@ -228,8 +228,8 @@ def _empty(config: Config, codebooks: int) -> Any:
         "kv_repeat": full.num_attention_heads // full.num_key_value_heads,
         "max_period": float(config.get("rope_theta") or rope.get("rope_theta") or 10_000),
     }  # fmt: skip
-    with torch.device("meta"):
-        return get_mimi(None, shape, device="meta", num_codebooks=codebooks)
+    with torch.device(device):
+        return get_mimi(None, shape, device=device, num_codebooks=codebooks)
 
 
 def _fill(model: Any, tensors: Tensors, names: Callable[[str], list[str]], where: str, device: str, dtype: torch.dtype) -> Mimi:
@@ -274,7 +274,7 @@ def _read(tensors: Tensors, name: str, shape: tuple[int, ...], where: str) -> to
     return tensor
 
 
-def _csm_names(target: str) -> list[str]:
+def stored_names(target: str) -> list[str]:
     """The stored tensors that make up moshi's `target`: the query, key and value, or the one."""
     for pattern, instead in _CSM:
         target = re.sub(pattern, instead, target)

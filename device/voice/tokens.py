@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from device.voice.phonemes import phonemes
 from device.voice.plain import VoiceFault
 
 BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
+PHONEMES = "<|phonemes|>"  # a tokenizer that knows this one was taught sounds: CSM-small's
 
 
 class Tokens:
-    """The tokenizer of a checkpoint: Llama 3's, whose ids CSM was trained on."""
+    """The tokenizer of a checkpoint: Llama 3's, whose ids CSM-1B was trained on, or CSM-small's, which reads phonemes."""
 
     def __init__(self, folder: Path) -> None:
         """Raises VoiceFault when the folder has no tokenizer.json that can be read."""
@@ -29,7 +31,9 @@ class Tokens:
         if begin is None or end is None:
             raise VoiceFault(f"{file} does not know {BEGIN} and {END}: it is not the tokenizer of CSM.")
         self._begin, self._end = begin, end
+        self._reads_phonemes = self._tokenizer.token_to_id(PHONEMES) is not None
 
     def ids(self, speaker: str, text: str) -> list[int]:
         """The text rows of one segment: begin, "[speaker]text", end."""
-        return [self._begin, *self._tokenizer.encode(f"[{speaker}]{text}", add_special_tokens=False).ids, self._end]
+        said = phonemes(text) if self._reads_phonemes else text
+        return [self._begin, *self._tokenizer.encode(f"[{speaker}]{said}", add_special_tokens=False).ids, self._end]

@@ -1,0 +1,113 @@
+"""What the model learns from: utterances one after another, as rows of text and sound, and what should follow each row.
+
+A row is one position of the backbone, as in `device/voice/conversation.py`: text ids, then frames, then the all-zero frame
+that ends the speech. It knows no file and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One thing that was said: text ids, codes (frames, codebooks), and whether the model should learn to say it."""
+
+    ids: tuple[int, ...]
+    codes: np.ndarray
+    learn: bool = True
+
+    @property
+    def rows(self) -> int:
+        return len(self.ids) + len(self.codes) + 1
+
+
+class Batch(NamedTuple):
+    """Some sequences: ids (batch, rows), -1 where a row is sound; codes (batch, rows, codebooks); `after` (the same), the codes of
+    the frame that follows; `learn` (batch, rows), true where a frame should follow."""
+
+    ids: Tensor
+    codes: Tensor
+    after: Tensor
+    learn: Tensor
+
+
+def sequence(said: Sequence[Utterance]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """ids, codes, after and learn of one sequence, without the batch."""
+    size, books = sum(one.rows for one in said), said[0].codes.shape[1]
+    ids, learn = np.full(size, -1, np.int64), np.zeros(size, bool)
+    codes = np.zeros((size, books), np.int64)
+    at = 0
+    for one in said:
+        text, frames = len(one.ids), len(one.codes)
+        ids[at : at + text] = one.ids
+        codes[at + text : at + text + frames] = one.codes
+        learn[at + text - 1 : at + text + frames] = one.learn  # the last text row is followed by sound, the last frame by the end
+        at += one.rows
+    return ids, codes, np.concatenate([codes[1:], np.zeros_like(codes[:1])]), learn
+
+
+def batch(sequences: Iterable[Sequence[Utterance]]) -> Batch:
+    """Sequences of different lengths, the shorter ones filled up with text that nothing follows."""
+    made = [sequence(said) for said in sequences]
+    longest = max(len(ids) for ids, *_ in made)
+    out = []
+    for part in range(4):
+        filled = [np.pad(m[part], [(0, longest - len(m[part]))] + [(0, 0)] * (m[part].ndim - 1)) for m in made]
+        out.append(torch.from_numpy(np.stack(filled)))
+    return Batch(*out)
+
+
+def cut(said: Sequence[Utterance], positions: int) -> Iterator[list[Utterance]]:
+    """A long conversation as sequences of at most `positions` rows: whole utterances, each learnt once, with all that fits before it."""
+    start = learnt = 0
+    while learnt < len(said):
+        end, rows = start, 0
+        while end < len(said) and rows + said[end].rows <= positions:
+            rows += said[end].rows
+            end += 1
+        if end <= learnt:  # more of what came before must go, or this one alone is too long
+            start, learnt = (start + 1, learnt) if start < learnt else (learnt + 1, learnt + 1)
+            continue
+        yield [Utterance(one.ids, one.codes, one.learn and number >= learnt) for number, one in enumerate(said[start:end], start)]
+        learnt = end
+        start = max(start + 1, end - (end - start + 1) // 2)
+
+
+class Mixer:
+    """Conversations made up of single utterances without end: the device's, here and there after a patient's."""
+
+    def __init__(self, device: Sequence[Utterance], patient: Sequence[Utterance], positions: int, seed: int, answers: float = 0.3) -> None:
+        """`answers`: share of the device's utterances that come after a patient's."""
+        self.device, self.patient, self.positions, self.answers = device, patient, positions, answers
+        self.chance = np.random.default_rng(seed)
+        self._order: list[int] = []
+
+    def _next(self) -> Utterance:
+        if not self._order:  # each once, then again in another order
+            self._order = self.chance.permutation(len(self.device)).tolist()
+        return self.device[self._order.pop()]
+
+    def draw(self) -> list[Utterance]:
+        """One sequence of at most `positions` rows."""
+        said: list[Utterance] = []
+        rows = 0
+        while True:
+            one = self._next()
+            before = (
+                [self.patient[int(self.chance.integers(len(self.patient)))]] if self.patient and self.chance.random() < self.answers else []
+            )
+            size = one.rows + sum(other.rows for other in before)
+            if rows + size > self.positions:
+                if said:
+                    self._order.append(int(self.chance.integers(len(self.device))))
+                    return said
+                continue
+            said += [*before, one]
+            rows += size

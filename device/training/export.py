@@ -1,0 +1,117 @@
+"""A trained model as a checkpoint on disk, in either layout that `bedside` loads: the way back of `device/voice/checkpoint.py`.
+
+It knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from device.voice.checkpoint import CODEC, Part, expected_sizes, recipe
+from device.voice.csm import Csm
+from device.voice.mimi import stored_names
+from device.voice.shape import Shape
+
+NOWHERE = 1e3  # where no sound's vector ever is
+
+
+def stored(csm: Csm, layout: str) -> dict[str, Tensor]:
+    """Every tensor of `csm` under its name in `layout`, "transformers" or "sesame", as that layout has it."""
+    state = {**csm.state_dict(), "text": csm.text}
+    parts, sizes = recipe(csm.shape, layout, {}), expected_sizes(csm.shape, layout)
+    out: dict[str, Tensor] = {}
+    heads: dict[str, list[Tensor]] = {}
+    for name, part in parts.items():
+        if part.book is not None:
+            heads.setdefault(part.sources[0], []).append(state[name].detach().t())
+            continue
+        out.update(split(state[name].detach(), part, sizes))
+    return out | {name: torch.stack(books).contiguous() for name, books in heads.items()}
+
+
+def split(ours: Tensor, part: Part, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The stored tensors that were stacked, row on row, to make `ours`; rotary pairs as that layout has them."""
+    out, row = {}, 0
+    for number, source in enumerate(part.sources):
+        rows = sizes[source][0]
+        piece = ours[row : row + rows]
+        if part.rope and part.rope[number]:
+            piece = neighbours(piece, part.rope[number])
+        out[source] = piece.contiguous()
+        row += rows
+    return out
+
+
+def neighbours(weight: Tensor, heads: int) -> Tensor:
+    """Rows of q or k whose halves are the rotary pairs, re-ordered so that neighbours are: `checkpoint.halves` undone."""
+    out, width = weight.shape
+    return weight.view(heads, 2, out // heads // 2, width).transpose(1, 2).reshape(out, width)
+
+
+def codec_tensors(mimi: nn.Module) -> dict[str, Tensor]:
+    """moshi's `mimi` under transformers' names."""
+    half = mimi.dimension // mimi.encoder_transformer.transformer.layers[0].self_attn.num_heads // 2
+    out: dict[str, Tensor] = {}
+    for name, tensor in mimi.state_dict().items():
+        names = stored_names(name)
+        if len(names) == 1:
+            out[names[0]] = tensor.detach().contiguous()
+            continue
+        for number, (part, piece) in enumerate(zip(names, tensor.detach().chunk(3), strict=True)):
+            if number < 2:  # transformers turns a head's halves against each other, moshi neighbours
+                piece = piece.unflatten(0, (-1, half, 2)).transpose(1, 2).flatten(0, 2)
+            out[part] = piece.contiguous()
+    return out
+
+
+@torch.no_grad()
+def keep_zero_free(mimi: nn.Module) -> None:
+    """Code 0 of the first codebook never is a sound: it begins the all-zero frame, so that nothing else looks like the end.
+
+    The first code that sounds are closest to least often gives its place; its sounds go to the next nearest one.
+    """
+    book = mimi.quantizer.rvq_first.vq.layers[0]._codebook
+    vectors = book.embedding.clone()
+    seldom = int(book.cluster_usage.argmin())
+    vectors[seldom] = vectors[0]
+    vectors[0] = NOWHERE
+    book.embedding_sum.copy_(vectors)
+    book.cluster_usage.fill_(1)
+    book.register_buffer("_embedding", None, persistent=False)
+
+
+def write(
+    folder: Path, csm: Csm, config: Mapping[str, Any], codec: Mapping[str, Tensor], dtype: torch.dtype, layout: str = "transformers"
+) -> Path:
+    """config.json and model.safetensors in `folder`, with Mimi inside where the layout has a place for it."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.to(dtype) for name, tensor in stored(csm, layout).items()}
+    tensors |= {CODEC + name: tensor.to(dtype) for name, tensor in codec.items() if layout == "transformers"}
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    told = config if layout == "transformers" else sesame_config(csm.shape, config)
+    (folder / "config.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def sesame_config(shape: Shape, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Sesame's config.json: the names of two flavours, so only a shape that has a name can be written. Raises ValueError."""
+    from dataclasses import replace
+
+    from device.voice.shape import FLAVOURS
+
+    names = {}
+    for key, stack in (("backbone_flavor", shape.backbone), ("decoder_flavor", shape.depth)):
+        found = [name for name, flavour in FLAVOURS.items() if replace(flavour, positions=stack.positions) == stack]
+        if not found:
+            raise ValueError(f"Sesame's layout has no name for a {key.split('_')[0]} of this shape: write transformers' layout.")
+        names[key] = found[0]
+    told = {"audio_num_codebooks": shape.codebooks, "audio_vocab_size": shape.ids, "text_vocab_size": shape.text_ids}
+    return {**names, **told, "codec_config": config.get("codec_config")}

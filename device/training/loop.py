@@ -1,0 +1,187 @@
+"""The one training loop: CSM-small from nothing, and the fine-tuning of any checkpoint.
+
+It steps, logs, saves and goes on; what a batch is and what is saved, its caller says. Devices, precision and several GPUs are
+accelerate's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from device.training.dialogues import Batch
+from device.training.lesson import Lesson
+
+STATE = "state.pt"
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast. Rates are per step of `accumulate` batches."""
+
+    steps: int
+    rate: float = 1e-3
+    end_rate: float = 0.05  # of `rate`, at the last step
+    rise: int = 200  # steps to the full rate
+    decay: float = 0.05  # of the weights
+    clip: float = 1.0  # of the gradient's norm
+    accumulate: int = 1
+    log_every: int = 50
+    check_every: int = 500  # validation
+    save_every: int = 250
+    minutes: float = math.inf  # then save and stop, to go on later
+    seed: int = 0
+
+    def rate_at(self, step: int) -> float:
+        """Up in a line, then down in half a cosine."""
+        if step < self.rise:
+            return self.rate * (step + 1) / self.rise
+        share = min(1.0, (step - self.rise) / max(1, self.steps - self.rise))
+        return self.rate * (self.end_rate + (1 - self.end_rate) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+class Loop:
+    """A lesson, its optimiser, and how far it has come. `out` holds the state and the log."""
+
+    def __init__(self, lesson: Lesson, plan: Plan, out: Path, accelerator: Accelerator | None = None) -> None:
+        self.plan, self.out, self.step = plan, out, 0
+        self.accelerator = accelerator or Accelerator(gradient_accumulation_steps=plan.accumulate)
+        learning = [p for p in lesson.parameters() if p.requires_grad]
+        groups = [  # norms and single numbers are not pulled towards nothing
+            {"params": [p for p in learning if p.dim() > 1], "weight_decay": plan.decay},
+            {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        best = torch.optim.AdamW([group for group in groups if group["params"]], plan.rate, betas=(0.9, 0.95))
+        self.lesson, self.best = self.accelerator.prepare(lesson, best)
+        out.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def bare(self) -> Lesson:
+        """The lesson itself, without what accelerate put around it."""
+        return self.accelerator.unwrap_model(self.lesson)
+
+    def resume(self) -> bool:
+        """Go on from `out`, if it holds a state. The data begins at another place: its seed is the step."""
+        file = self.out / STATE
+        if not file.is_file():
+            return False
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        self._learning().load(state["weights"])
+        self.best.load_state_dict(state["best"])
+        self.step = state["step"]
+        return True
+
+    def save(self) -> None:
+        """Only what learns, whole or not at all."""
+        if not self.accelerator.is_main_process:
+            return
+        file = self.out / STATE
+        state = {"weights": self._learning().tensors(), "best": self.best.state_dict(), "step": self.step, "plan": asdict(self.plan)}
+        torch.save(state, file.with_suffix(".new"))
+        file.with_suffix(".new").replace(file)
+
+    def _learning(self) -> _Learning:
+        return _Learning(self.bare)
+
+    def run(self, draw: Callable[[], Batch], check: Callable[[int], dict[str, Any]] = lambda step: {}) -> None:
+        """Until the plan's steps are done or its minutes are over. `check(step)` gives more to log: validation, samples."""
+        plan, began = self.plan, time.monotonic()
+        set_seed(plan.seed + self.step)
+        sums, counted = torch.zeros(0), 0
+        while self.step < plan.steps and time.monotonic() - began < 60 * plan.minutes:
+            losses, norm = self._learn([draw() for _ in range(plan.accumulate)])
+            sums, counted = (losses if not counted else sums + losses), counted + 1
+            self.step += 1
+            if self.step % plan.log_every == 0 or self.step == plan.steps:
+                self._log(began, sums / counted, norm)
+                counted = 0
+            if self.step % plan.check_every == 0 or self.step == plan.steps:
+                self._write({"step": self.step, **self._checked(check)})
+            if self.step % plan.save_every == 0:
+                self.save()
+        self.save()
+
+    def _learn(self, batches: list[Batch]) -> tuple[Tensor, float]:
+        """One step of the optimiser. (codebooks,) losses, and the gradient's norm."""
+        for group in self.best.param_groups:
+            group["lr"] = self.plan.rate_at(self.step)
+        self.lesson.train()
+        total, norm = torch.zeros(0), 0.0
+        for batch in batches:
+            with self.accelerator.accumulate(self.lesson), self.accelerator.autocast():
+                first, rest = self.lesson(Batch(*(part.to(self.accelerator.device) for part in batch)))
+                self.accelerator.backward(first + rest.mean())
+                if self.accelerator.sync_gradients:
+                    norm = float(self.accelerator.clip_grad_norm_(self.lesson.parameters(), self.plan.clip))
+                self.best.step()
+                self.best.zero_grad(set_to_none=True)
+            losses = torch.cat([first[None], rest]).detach().float().cpu()
+            total = losses if not len(total) else total + losses
+        return total / len(batches), norm
+
+    def _checked(self, check: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+        self.lesson.eval()
+        return check(self.step)
+
+    def _log(self, began: float, losses: Tensor, norm: float) -> None:
+        rest = losses[1:].mean().item()
+        self._write(
+            {
+                "step": self.step,
+                "seconds": round(time.monotonic() - began, 1),
+                "rate": round(self.plan.rate_at(self.step), 7),
+                "first": round(losses[0].item(), 4),
+                "rest": round(rest, 4),
+                "norm": round(norm, 2),
+            }
+        )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            with (self.out / LOG).open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+            print(line, flush=True)
+
+
+@dataclass
+class _Learning:
+    """The weights of a lesson that learn."""
+
+    lesson: Lesson
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: p.detach().cpu() for name, p in self.lesson.named_parameters() if p.requires_grad}
+
+    def load(self, stored: dict[str, Tensor]) -> None:
+        own = {name: p for name, p in self.lesson.named_parameters() if p.requires_grad}
+        if own.keys() != stored.keys():
+            missing = sorted(own.keys() ^ stored.keys())[0]
+            raise ValueError(f"the state does not fit this model: {missing} is only in one of them; start in another --out")
+        with torch.no_grad():
+            for name, p in own.items():
+                p.copy_(stored[name])
+
+
+@torch.no_grad()
+def validation(lesson: Lesson, batches: list[Batch]) -> dict[str, Any]:
+    """Mean loss of each codebook over `batches`, every frame of them teaching the depth decoder."""
+    lesson.eval()
+    share, lesson.share = lesson.share, 1.0
+    losses = []
+    for batch in batches:
+        first, rest = lesson(Batch(*(part.to(lesson.csm.text.device) for part in batch)))
+        losses.append(torch.cat([first[None], rest]).float().cpu())
+    lesson.share = share
+    mean = torch.stack(losses).mean(0)
+    return {"validation": [round(value, 4) for value in mean.tolist()]}
