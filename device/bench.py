@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -58,30 +59,36 @@ async def _turns(settings: Settings, clips: list, story: Story, voice: object) -
 
 def bench_score(settings: Settings, demo: Path, transcripts: Path, report: str | None) -> int:
     """Word error rates of a demo: `heard` against the transcripts, `reply.wav` written down against `reply`."""
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
-
     from device.voice.listen import Listener
     from device.voice.load import choose_device, hush_libraries
 
     hush_libraries()
-    normal = EnglishTextNormalizer({})  # Whisper's own: case, punctuation, numbers, contractions
+    words = normaliser()
     turns = json.loads((demo / "turn.json").read_text(encoding="utf-8"))["turns"]
     with transcripts.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    pairs = [(normal(row["text"]).split(), normal(turn["heard"]["text"]).split()) for row, turn in zip(rows, turns, strict=True)]
+    pairs = [(words(row["text"]), words(turn["heard"]["text"])) for row, turn in zip(rows, turns, strict=True)]
     ears = Listener(settings.listen.model, Path(settings.models.folder), device=choose_device(settings.voice.device))
     spoken = ears.transcribe(wavs.read(demo / "reply.wav", MIC_RATE)).text
     figures = {
         "turns": len(turns),
         "answered": sum(bool(turn["reply"]) for turn in turns),
         "heard_wer": round(sum(word_errors(a, b) for a, b in pairs) / sum(len(a) for a, _ in pairs), 4),
-        "spoken_wer": round(_rate(normal(" ".join(turn["reply"] for turn in turns)).split(), normal(spoken).split()), 4),
+        "spoken_wer": round(_rate(words(" ".join(turn["reply"] for turn in turns)), words(spoken)), 4),
     }
     for name, value in figures.items():
         print(f"{name:<12}{value}")
     if report:
         Path(report).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def normaliser() -> Callable[[str], list[str]]:
+    """Text to words by Whisper's own rules of what is the same: case, punctuation, numbers, contractions."""
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    normal = EnglishTextNormalizer({})
+    return lambda text: normal(text).split()
 
 
 def _rate(said: list[str], heard: list[str]) -> float:

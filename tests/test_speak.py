@@ -23,7 +23,7 @@ from device.voice.build import Built, build  # noqa: E402
 from device.voice.csm import Sampling  # noqa: E402
 from device.voice.ending import frame_budget  # noqa: E402
 from device.voice.plain import VoiceFault, to_int16  # noqa: E402
-from device.voice.speak import CsmVoice  # noqa: E402
+from device.voice.speak import SLICE, CsmVoice  # noqa: E402
 
 POSITIONS = 512
 REFERENCE = ("I am here.", (np.sin(np.arange(VOICE_RATE) / 20) * 0.3).astype(np.float32))
@@ -325,6 +325,24 @@ def test_a_restart_goes_on_from_the_conversation(built: Built, tmp_path: Path) -
         list(each.frames("And then?"))
         greedy.append(each.conversation.segments[-1].codes)
     assert torch.equal(*greedy)
+
+
+def test_closing_finishes_what_waits_and_keeps_it(built: Built, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first clause is cut, so the second is listened to again, in more than one slice: closing waits for all of it."""
+    voice = voice_of(built, store=tmp_path / "talk.json")
+    say(voice, "I am Anna.")
+    for _ in range(2):
+        list(voice.frames(LONG))
+    voice.said("one", 1)
+    voice.said(LONG, 10**6)
+    voice.close()
+    talk = voice.conversation
+    assert talk.segments[-1].rows > SLICE
+    assert talk.filled == talk.rows
+    kept = json.loads((tmp_path / "talk.json").read_text())["segments"]
+    assert [(s["text"], len(s["codes"])) for s in kept] == [(s.text, len(s.codes)) for s in talk.segments[1:]]
+    assert [s["text"] for s in kept] == ["I am Anna.", "one", LONG]
+    assert "voice_fault" not in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[", '{"segments": [{"speaker": 1, "text": "x", "codes": [[1]]}]}', '[{"speaker": 1}]'])

@@ -27,3 +27,7 @@ class Beside(Executor):
         except Exception as error:
             done.set_exception(error)
         return done
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if self._pool:
+            self._pool.shutdown(wait, cancel_futures=cancel_futures)

@@ -7,13 +7,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from device import models, sounds
 from device.config import FIRMWARE, ConfigError, Settings
 from device.logs import log
 from device.planner import messages
 from device.voice.server import Ears, Pen, Throat
+
+if TYPE_CHECKING:
+    from device.voice.speak import CsmVoice
 
 
 class Writer:
@@ -146,10 +149,10 @@ def load_throat(settings: Settings, device: str, status: Callable[[str], None]) 
     return plain, reason
 
 
-def load_csm(settings: Settings, device: str, status: Callable[[str], None]) -> tuple[Throat, str]:
+def load_csm(settings: Settings, device: str, status: Callable[[str], None], seed: int | None = None) -> tuple[CsmVoice, str]:
     """(CSM with its reference and the conversation that was going on, warm; why it is slower than it could be or nothing).
 
-    Raises VoiceFault in one sentence.
+    `seed` makes its sampling repeatable. Raises VoiceFault in one sentence.
     """
     import torch
 
@@ -161,7 +164,7 @@ def load_csm(settings: Settings, device: str, status: Callable[[str], None]) -> 
     built = build(settings.voice.csm_model, settings.voice.precision, device, status, settings.voice.compile)
     status("loading Mimi and the reference voice")
     store = Path(settings.memory.conversation) if settings.memory.conversation else None
-    voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.precision, reference(), store)
+    voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.precision, reference(), store, seed)
     if store is not None and (told := voice.resume()):
         status(f"going on from {told} earlier segments of the conversation")
     status("warming up CSM")

@@ -88,6 +88,22 @@ class CsmVoice:
         self.said("", 0)
         self._work.submit(lambda: None).result()
 
+    def close(self) -> None:
+        """Finish what waits, keep the conversation on disk and end the thread. Nothing may be asked of it afterwards."""
+
+        def settle() -> None:
+            self._tidy()
+            self.conversation.catch_up()  # all of it: what that tidying asked for finds nothing left to do
+            self._tidy()
+
+        try:
+            self._work.submit(settle).result()
+        except Exception as error:
+            raise as_fault(error) from error
+        finally:
+            self._work.shutdown()
+            self._decoding.shutdown()
+
     # What the patient says ---------------------------------------------------------------------
 
     def start(self) -> None:
