@@ -37,7 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def voice_of(built: Built, **kwargs: Any) -> CsmVoice:
-    return CsmVoice(built.csm, built.tokens(), built.mimi(), built.precision, REFERENCE, seed=1, **kwargs)
+    return CsmVoice(built.csm, built.tokens(), built.mimi(), built.sampling(1), built.precision, REFERENCE, **kwargs)
 
 
 @pytest.fixture

@@ -160,8 +160,9 @@ class Pieces:
     def __init__(self, sound: np.ndarray, heard: np.ndarray, seed: int) -> None:
         self.sound, self.heard, self.chance = sound, heard, np.random.default_rng(seed)
 
-    def draw(self, clips: int = CLIPS, frames: int = FRAMES) -> tuple[Tensor, Tensor]:
-        """Float sound (clips, frames * 1920) and hearing (clips, frames, width)."""
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Float sound (CLIPS, FRAMES * 1920) and hearing (CLIPS, FRAMES, width)."""
+        clips, frames = CLIPS, FRAMES
         starts = self.chance.integers(0, len(self.heard) - frames, clips)
         sound = np.stack([self.sound[at * FRAME : (at + frames) * FRAME] for at in starts]).astype(np.float32) / 32768
         return torch.from_numpy(sound), torch.from_numpy(np.stack([self.heard[at : at + frames] for at in starts]).astype(np.float32))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,10 +62,9 @@ def read(folder: Path) -> Corpus:
     return corpus
 
 
-def make(folder: Path, share: float, seed: int, processes: int) -> Corpus:
-    """Speak `share` (0 to 1) of the sentences into `folder`, on so many processes. The held-out ones are always all there."""
-    counts = {source: round(number * share) for source, number in COUNTS.items()}
-    said = [*sentences.held_out(), *sentences.training(counts, seed)]
+def make(folder: Path, share: float, seed: int, processes: int, counts: Mapping[str, int] = COUNTS, held_out: int | None = None) -> Corpus:
+    """Speak `share` (0 to 1) of `counts` sentences of each source into `folder`, on so many processes, and those that are held out."""
+    said = sentences.held_out()[:held_out] + sentences.training({source: round(number * share) for source, number in counts.items()}, seed)
     portions = [said[n : n + PORTION] for n in range(0, len(said), PORTION)]
     folder.mkdir(parents=True, exist_ok=True)
     clips, sounds, at = [], [], 0

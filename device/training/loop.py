@@ -62,7 +62,7 @@ class Loop:
             {"params": [p for p in learning if p.dim() > 1], "weight_decay": plan.decay},
             {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        best = torch.optim.AdamW([group for group in groups if group["params"]], plan.rate, betas=(0.9, 0.95))
+        best = torch.optim.AdamW([group for group in groups if group["params"]], plan.rate, betas=(0.9, 0.95), fused=True)
         self.lesson, self.best = self.accelerator.prepare(lesson, best)
         out.mkdir(parents=True, exist_ok=True)
 

@@ -22,10 +22,10 @@ FILE = "hearing.npy"
 
 
 @torch.inference_mode()
-def hear(corpus: Corpus, model: str, models_folder: Path, out: Path) -> None:
-    """Write float16 (frames, width) for the whole of the corpus's sound, clip after clip, into `out`/hearing.npy."""
+def hear(corpus: Corpus, model: str, models_folder: Path, out: Path, most: int) -> None:
+    """Write float16 (frames, width) for the first `most` frames of the corpus's sound, clip after clip, into `out`/hearing.npy."""
     whisper = Whisper(model, models_folder)
-    frames = len(corpus.sound) // FRAME
+    frames = min(most, len(corpus.sound) // FRAME)
     heard = np.lib.format.open_memmap(out / (FILE + ".new"), mode="w+", dtype=np.float16, shape=(frames, whisper.net.config.d_model))
     for start in range(0, frames, WINDOW):
         end = min(start + WINDOW, frames)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from device.turn import VOICE_RATE
 
 # (window, mel bands): short windows for consonants, long ones for pitch. After DAC (arXiv 2306.06546, section 3.4).
-RESOLUTIONS = ((2048, 160), (1024, 80), (512, 40), (256, 20), (128, 10), (64, 5))
+RESOLUTIONS = ((2048, 160), (1024, 100), (512, 50), (128, 12))
 FLOOR = 1e-3  # of a full-scale spectrum's 512: far below what is heard
 
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from device.logs import log
 from device.voice import quantize
 from device.voice.checkpoint import CODEC, Checkpoint, fill, open_checkpoint
-from device.voice.csm import Csm
+from device.voice.csm import Csm, Sampling
+from device.voice.generation import GENERATION, read_sampling
 from device.voice.hub import locate
 from device.voice.mimi import Mimi, from_csm, from_kyutai
 from device.voice.native import NativeFault
@@ -50,6 +51,12 @@ class Built:
 
     def tokens(self) -> Tokens:
         return Tokens(self.folder)
+
+    def sampling(self, seed: int | None = None) -> Sampling:
+        """As the checkpoint's generation_config.json asks for, or as CSM-1B is sampled; with `seed`, the same each time."""
+        generator = torch.Generator(self.csm.device)
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        return Sampling(self.csm.shape.sounds, **read_sampling(self.folder), generator=generator)
 
     def mimi(self) -> Mimi:
         """From the checkpoint's own tensors, from a file of Kyutai's beside them, or from Kyutai on the hub."""
@@ -217,7 +224,7 @@ def quantise_to(name: str, precision: str, device: str, out: Path, status: Statu
             _store({CODEC + key: value.contiguous() for key, value in codec.items()}, out / SOUND)
         config = {**checkpoint.config, "tie_codebooks_embeddings": checkpoint.shape.tied}
         (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        for source_file in [*folder.glob("tokenizer.json"), *_mimi_files(folder)]:
+        for source_file in [*folder.glob("tokenizer.json"), *folder.glob(GENERATION), *_mimi_files(folder)]:
             shutil.copyfile(source_file, out / source_file.name)
     except Exception as error:  # safetensors has its own error for a full disk
         raise VoiceFault(f"{out} can't be written ({_line(error)}): free space there, or choose another folder.") from None

@@ -1,11 +1,14 @@
-"""Where a checkpoint is: a folder of this machine, or a repository of the Hugging Face hub, fetched into its cache."""
+"""Where a checkpoint is: with the device, in a folder of this machine, or in the hub, fetched into its cache."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from device.config import FIRMWARE
 from device.voice.plain import VoiceFault
+
+EMBEDDED = "embedded:"  # what comes with the device, in firmware_config: embedded:csm-small
 
 SMALL = ["*.json", "*.jinja"]  # settings, tokenizer, index of the shards
 # sesame/csm-1b holds its weights three times (transformers' shards, model.safetensors, ckpt.pt): the first of
@@ -17,12 +20,27 @@ def locate(name: str) -> Path:
     """The folder of checkpoint `name`. Raises VoiceFault in one sentence with the way out."""
     if not name:
         raise VoiceFault("voice.csm_model is empty: name a CSM checkpoint, as sesame/csm-1b.")
+    if name.startswith(EMBEDDED):
+        return _embedded(name)
     folder = Path(os.path.expanduser(name))  # an unknown ~user stays as it is
     if folder.is_dir():
         return folder
     if name.startswith(("/", ".", "~")) or folder.exists():
         raise VoiceFault(f"{name} (voice.csm_model): no such folder: name a folder or hub repository of CSM.")
     return _from_hub(name)
+
+
+def label(name: str) -> str:
+    """What checkpoint `name` is called where a person reads it: csm-small, csm-1b."""
+    return Path(name.removeprefix(EMBEDDED)).name
+
+
+def _embedded(name: str) -> Path:
+    folder = FIRMWARE / label(name)
+    if not (folder / "config.json").is_file():
+        known = ", ".join(EMBEDDED + file.parent.name for file in sorted(FIRMWARE.glob("*/model.safetensors")))
+        raise VoiceFault(f"{name} (voice.csm_model): no such voice comes with the device; known are {known or 'none'}.")
+    return folder
 
 
 def _from_hub(name: str) -> Path:

@@ -102,6 +102,7 @@ def load(settings: Settings, status: Callable[[str], None]) -> tuple[Ears, Pen, 
     """Load and warm up everything. Raises models.ModelMissing and the like with one clear sentence."""
     import numpy as np
 
+    from device.voice.hub import label
     from device.voice.listen import Listener
 
     hush_libraries()
@@ -121,7 +122,8 @@ def load(settings: Settings, status: Callable[[str], None]) -> tuple[Ears, Pen, 
     status("warming up")
     ears.transcribe(np.zeros(16_000, np.int16))
     reasons = " ".join(reason for reason in (stand_in, pen.stand_in) if reason)
-    about = {"models": {"listen": settings.listen.model, "words": pen.name, "voice": throat.name}, "stand_in": reasons}
+    voice = label(settings.voice.csm_model) if throat.name == "csm" else throat.name
+    about = {"models": {"listen": settings.listen.model, "words": pen.name, "voice": voice}, "stand_in": reasons}
     return ears, pen, throat, about
 
 
@@ -164,7 +166,7 @@ def load_csm(settings: Settings, device: str, status: Callable[[str], None], see
     built = build(settings.voice.csm_model, settings.voice.precision, device, status, settings.voice.compile)
     status("loading Mimi and the reference voice")
     store = Path(settings.memory.conversation) if settings.memory.conversation else None
-    voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.precision, reference(), store, seed)
+    voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.sampling(seed), built.precision, reference(), store)
     if store is not None and (told := voice.resume()):
         status(f"going on from {told} earlier segments of the conversation")
     status("warming up CSM")

@@ -44,7 +44,7 @@ class CsmVoice:
     """Speaks with CSM in the voice and mood of the conversation so far.
 
     `reference`: (words, float32 sound at 24 kHz) of the voice to keep, or None. `precision` is for the record.
-    `store`: file that keeps the conversation over a restart, or None. `seed` makes the sampling repeatable.
+    `store`: file that keeps the conversation over a restart, or None.
     """
 
     name = "csm"
@@ -54,18 +54,15 @@ class CsmVoice:
         csm: Csm,
         tokens: Tokens,
         mimi: Mimi,
+        sampling: Sampling,
         precision: str,
         reference: tuple[str, np.ndarray] | None = None,
         store: Path | None = None,
-        seed: int | None = None,
     ) -> None:
-        self.csm, self.tokens, self.mimi, self.precision = csm, tokens, mimi, precision
+        self.csm, self.tokens, self.mimi, self.sampling, self.precision = csm, tokens, mimi, sampling, precision
         pinned = self._segment(DEVICE, reference[0], mimi.encode_all(reference[1])) if reference else None
         self.conversation = Conversation(csm, pinned)
         self._store = store
-        generator = torch.Generator(csm.device)
-        generator.seed() if seed is None else generator.manual_seed(seed)
-        self.sampling = Sampling(csm.shape.sounds, generator=generator)
         self._unsaid: deque[Segment | None] = deque()  # clauses spoken since the last `hear`, until `said` takes them
         self._sound: list[np.ndarray] = []  # of what the patient is saying, not yet encoded
         self._codes: list[torch.Tensor] = []  # of what came before it

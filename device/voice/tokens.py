@@ -33,6 +33,11 @@ class Tokens:
         self._begin, self._end = begin, end
         self._reads_phonemes = self._tokenizer.token_to_id(PHONEMES) is not None
 
+    @property
+    def count(self) -> int:
+        """How many ids there are."""
+        return int(self._tokenizer.get_vocab_size())
+
     def ids(self, speaker: str, text: str) -> list[int]:
         """The text rows of one segment: begin, "[speaker]text", end."""
         said = phonemes(text) if self._reads_phonemes else text

@@ -1,0 +1,151 @@
+"""The codec's second half: from codes that no longer change to the sound they stand for.
+
+First by the distance of mel spectra alone; then critics make it crisp. What a language model has learned of the codes stays
+true however long this goes on. It can stop and go on at any step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from device.training.critic import Critics
+from device.training.spectra import MelDistance
+from device.turn import FRAME
+
+CLIPS, FRAMES = 4, 16  # in a step: 1.3 s each
+COLD = 2  # frames at the start of a piece from the middle of a clip: the decoder has not heard what came before
+RATE, END_RATE, RISE = 5e-4, 3e-5, 100
+CRITIC_RATE = 2e-4
+MEL, TAKEN, ALIKE = 1.0, 0.03, 0.06  # weights of the losses, once critics judge
+AVERAGE = 0.999  # what is kept is a running mean of the weights: calmer than any one step
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A clip as the decoder learns it: codes (frames, codebooks) and its sound int16 (samples,)."""
+
+    codes: np.ndarray
+    sound: np.ndarray
+
+
+class Decoder:
+    """The half of Mimi that makes sound, its optimiser, its critics, and how far it has come."""
+
+    def __init__(self, mimi: nn.Module, steps: int, critics_from: int) -> None:
+        self.mimi, self.steps, self.critics_from, self.step = mimi.requires_grad_(False).eval(), steps, critics_from, 0
+        self.parts = nn.ModuleList([mimi.upsample, mimi.decoder_transformer, mimi.decoder]).requires_grad_(True).train()
+        self.mean = [p.detach().clone() for p in self.parts.parameters()]
+        self.spectra, self.critics = MelDistance(), Critics()
+        self.best = torch.optim.AdamW(self.parts.parameters(), RATE, betas=(0.8, 0.99), weight_decay=1e-3, fused=True)
+        self.critics_best = torch.optim.AdamW(self.critics.parameters(), CRITIC_RATE, betas=(0.8, 0.99), fused=True)
+
+    def sound(self, codes: Tensor) -> Tensor:
+        """Float (batch, samples) of codes (batch, codebooks, frames)."""
+        with torch.no_grad():
+            latent = self.mimi.quantizer.decode(codes)
+        (rows,) = self.mimi.decoder_transformer(self.mimi.upsample(latent))
+        return self.mimi.decoder(rows)[:, 0, : codes.shape[-1] * FRAME]
+
+    def learn(self, codes: Tensor, real: Tensor, cold: Tensor) -> dict[str, float]:
+        """One step on codes (batch, codebooks, frames), their sound, and which pieces (batch,) begin amid a clip. The losses."""
+        rate = rate_at(self.step, self.steps)
+        for group in self.best.param_groups:
+            group["lr"] = rate
+        made = self.sound(codes)
+        first = (torch.arange(made.shape[-1]) < COLD * FRAME) & cold[:, None]
+        made = torch.where(first, real, made)
+        losses = {"mel": MEL * self.spectra(made, real)}
+        told = {}
+        if self.step >= self.critics_from:
+            judged = self.critics.judge(made, real)
+            self.critics_best.zero_grad(set_to_none=True)
+            judged.backward()
+            self.critics_best.step()
+            taken, alike = self.critics.convince(made, real)
+            losses |= {"taken": TAKEN * taken, "alike": ALIKE * alike}
+            told["judged"] = judged.item()
+        self.best.zero_grad(set_to_none=True)
+        sum(losses.values(), torch.zeros(())).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
+        self.best.step()
+        share = min(AVERAGE, (self.step + 1) / (self.step + 10))
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.parts.parameters()], 1 - share)
+        self.step += 1
+        return {"norm": norm.item(), **told, **{name: loss.item() for name, loss in losses.items()}}
+
+    def save(self, file: Path) -> None:
+        """Whole or not at all, so that it can be stopped at any time."""
+        modules = {name: getattr(self, name).state_dict() for name in ("parts", "critics", "best", "critics_best")}
+        torch.save({**modules, "mean": self.mean, "step": self.step}, file.with_suffix(".new"))
+        file.with_suffix(".new").replace(file)
+
+    def load(self, file: Path) -> None:
+        state = torch.load(file, weights_only=True)
+        for name in ("parts", "critics", "best", "critics_best"):
+            getattr(self, name).load_state_dict(state[name])
+        self.mean, self.step = state["mean"], state["step"]
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Let the model be the running mean."""
+        for p, mean in zip(self.parts.parameters(), self.mean, strict=True):
+            p.copy_(mean)
+
+
+def rate_at(step: int, steps: int) -> float:
+    """The learning rate: up in a line, down in half a cosine."""
+    if step < RISE:
+        return RATE * (step + 1) / RISE
+    return END_RATE + (RATE - END_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+class Pieces:
+    """Pieces of clips, at frame borders."""
+
+    def __init__(self, clips: Sequence[Spoken], seed: int) -> None:
+        self.clips = [clip for clip in clips if len(clip.codes) > FRAMES]
+        self.chance = np.random.default_rng(seed)
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """codes (CLIPS, codebooks, FRAMES), float sound (CLIPS, samples), and which pieces begin amid a clip."""
+        codes, sounds, cold = [], [], []
+        for _ in range(CLIPS):
+            clip = self.clips[int(self.chance.integers(len(self.clips)))]
+            at = int(self.chance.integers(0, len(clip.codes) - FRAMES + 1))
+            sound = clip.sound[at * FRAME : (at + FRAMES) * FRAME]
+            sounds.append(np.pad(sound, (0, FRAMES * FRAME - len(sound))).astype(np.float32) / 32768)
+            codes.append(clip.codes[at : at + FRAMES].T.astype(np.int64))
+            cold.append(at > 0)
+        return torch.from_numpy(np.stack(codes)), torch.from_numpy(np.stack(sounds)), torch.tensor(cold)
+
+
+def train(decoder: Decoder, clips: Sequence[Spoken], out: Path, minutes: float, every: int = 100) -> None:
+    """Go on from `out`/decoder.pt until all steps are done, or for `minutes`. Losses go to `out`/decoder.jsonl."""
+    out.mkdir(parents=True, exist_ok=True)
+    file, began = out / "decoder.pt", time.monotonic()
+    if file.is_file():
+        decoder.load(file)
+    pieces, sums = Pieces(clips, decoder.step), dict[str, float]()
+    while decoder.step < decoder.steps and time.monotonic() - began < 60 * minutes:
+        for name, value in decoder.learn(*pieces.draw()).items():
+            sums[name] = sums.get(name, 0.0) + value
+        if decoder.step % every == 0 or decoder.step == decoder.steps:
+            line: dict[str, Any] = {"step": decoder.step, "seconds": round(time.monotonic() - began, 1)}
+            line |= {name: round(value / every, 4) for name, value in sums.items()}
+            with (out / "decoder.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+            print(line, flush=True)
+            sums.clear()
+        if decoder.step % (5 * every) == 0:
+            decoder.save(file)
+    decoder.save(file)

@@ -1,0 +1,100 @@
+"""The whole recipe of the packaged voice in small: from sentences to a checkpoint that the device loads and speaks with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_codec_training import TINY
+
+from device.training import codec, corpus, decoder, encoded, recipe, semantics, small
+from device.training.recipe import Recipe, stages
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for module, name in ((codec, "CONFIG"), (encoded, "CONFIG"), (small, "CODEC")):
+        monkeypatch.setattr(module, name, TINY)
+    monkeypatch.setattr(codec, "UNQUANTISED", 2)
+    monkeypatch.setattr(codec, "SAMPLE", 256)
+    monkeypatch.setattr(recipe, "CODEC_STEPS", 6)
+    monkeypatch.setattr(recipe, "CSM_STEPS", 4)
+    monkeypatch.setattr(recipe, "DECODER_STEPS", 4)
+    monkeypatch.setattr(recipe, "CRITICS_FROM", 2)
+    monkeypatch.setattr(recipe, "CSM", recipe.Plan(4, log_every=1, check_every=2, save_every=2, rise=1))
+    monkeypatch.setattr(recipe, "LENGTHS", ((0.0, 160, 1), (0.5, 320, 1)))
+    monkeypatch.setattr(encoded, "ProcessPoolExecutor", _Here)  # the patches above are this process's
+    yield
+    torch.set_num_threads(threads)
+    encoded._tools.cache_clear()
+
+
+class _Here:
+    """An executor that works in this process."""
+
+    def __init__(self, processes: int) -> None:
+        self.map = map
+
+    def __enter__(self) -> _Here:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder whose corpus is made and heard; the hearing is noise, for Whisper has tests of its own."""
+    work = tmp_path_factory.mktemp("work")
+    made = corpus.make(work / "corpus", 1.0, 0, 1, counts={"pattern": 6, "patient": 2}, held_out=2)
+    heard = np.random.default_rng(0).normal(size=(len(made.sound) // 1920, 8)).astype(np.float16)
+    np.save(work / "corpus" / semantics.FILE, heard)
+    return work
+
+
+def test_from_sentences_to_a_voice(spoken: Path, tmp_path: Path) -> None:
+    from device.voice.build import build
+    from device.voice.speak import CsmVoice
+
+    work = Recipe(spoken, minutes=10)
+    for _, stage in stages(work, []):
+        stage()
+    folder = work.ship(tmp_path / "csm-tiny")
+    built = build(str(folder), "int8", "cpu")
+    assert built.csm.shape.codebooks == 3
+    voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.sampling(1), built.precision)
+    frames = [frame for frame, _ in zip(voice.frames("Hello there."), range(3), strict=False)]
+    assert frames
+    assert all(frame.shape == (1920,) and frame.dtype == np.int16 for frame in frames)
+    voice.close()
+    shipped = torch.cat([p.flatten() for p in encoded.load_network(spoken / "codes").decoder.parameters()])
+    half = decoder.Decoder(encoded.load_network(spoken / "codes"), 4, 2)
+    half.load(spoken / "decoder" / "decoder.pt")
+    half.settle()
+    assert not torch.equal(shipped, torch.cat([p.flatten() for p in half.mimi.decoder.parameters()]))
+
+
+def test_a_stage_that_is_done_is_not_done_again(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "make", functools.partial(pytest.fail, "the corpus was made again"))
+    monkeypatch.setattr(semantics, "hear", functools.partial(pytest.fail, "it was heard again"))
+    work = Recipe(spoken, minutes=10)
+    work.corpus()
+    work.hearing()
+
+
+def test_codes_are_not_made_with_a_codec_that_is_still_learning(spoken: Path, tmp_path: Path) -> None:
+    (tmp_path / "codec").mkdir()
+    torch.save({"step": 3}, tmp_path / "codec" / "codec.pt")
+    with pytest.raises(ValueError, match="3 of 6 steps"):
+        Recipe(tmp_path, minutes=1).codes()
+
+
+def test_an_unknown_stage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'polish'.*corpus, hearing, codec, codes, csm, decoder"):
+        stages(Recipe(tmp_path, 1), ["polish"])
