@@ -23,6 +23,7 @@ from device.config import Settings
 from device.exchange import Exchange
 from device.logs import log
 from device.memory import Memory, MemoryFault
+from device.recording import Session, keep_recording
 from device.states import TIMEOUTS, TRANSITIONS, Event, State, light, step
 from device.turn import Affect, Alert, Turn
 from device.voice.link import Voice, VoiceLost
@@ -46,6 +47,7 @@ class Companion:
     ) -> None:
         self.settings, self.panel, self.audio, self.headset = settings, panel, audio, headset
         self.memory, self.sounds, self.watch = memory, sounds, watch
+        self.recording = Session(settings.headset.record, settings.headset.board)
         self.caregiver = Caregiver(settings.safety.call_log)
         self.state = State.STARTING
         self.since = time.monotonic()
@@ -80,7 +82,7 @@ class Companion:
         notify("READY=1", "STATUS=waiting for the voice")
         try:
             async with anyio.create_task_group() as self._tasks:
-                for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time):
+                for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time, keep_recording):
                     self._tasks.start_soon(keep, self)
                 while self._early:
                     self.post(self._early.popleft())
@@ -89,6 +91,7 @@ class Companion:
         finally:
             notify("STOPPING=1")
             self.headset.close()
+            self.recording.close()
             self.audio.close()
 
     # Events and states -------------------------------------------------------------------------
@@ -102,6 +105,7 @@ class Companion:
                 self._play(SENTENCES[before])
             return
         after = step(before, event)
+        self.recording.saw(event, before, after, self._alert.kind if self._alert else "")
         if event is Event.PRESS:
             self.history = []
         self._enter(after, event)

@@ -61,6 +61,7 @@ async def bedside(
     pen: Any = None,
     throat: Any = None,
     about: dict[str, Any] | None = None,
+    headset: dict[str, str] | None = None,
 ) -> AsyncIterator[Any]:
     """A companion that runs, with everything a test may want to look at or pull.
 
@@ -73,6 +74,7 @@ async def bedside(
         voice={"socket": socket or str(folder / "v.sock")},
         memory={"file": str(folder / "memory.db"), "conversation": ""},
         safety={"call_log": str(folder / "calls.log")},
+        headset=headset or {},
         panel={"acknowledge_seconds": HOLD, "tap_seconds": 0.05},
     )
     ears, pen = ears or LevelEars(sentence), pen or AskedPen(*replies)
