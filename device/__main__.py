@@ -82,6 +82,9 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument("--precision", choices=["bf16", "int8", "int4"], default="int8", help="quantize: of the weights")
     models.add_argument("--out", metavar="DIR", help="quantize: the folder to write")
     models.add_argument("--config", metavar="FILE")
+    from device.eeg_commands import add_parser
+
+    add_parser(commands)
     bench = command("bench", _bench, "measure on this machine")
     bench.add_argument(
         "what",

@@ -97,12 +97,12 @@ class Recorder:
             self.tick(now)
             if self._lost is not None:
                 self._writer.mark(Mark(self._lost, GAP, self.samples / self.rate - self._lost))
-            real = self.samples / self.rate
-            if rest := -self.samples % int(self.rate):
-                self._writer.mark(Mark(real, GAP, rest / self.rate))
-            self._fill(rest)
-            while self._writer.waiting:
-                self._fill(int(self.rate))
+            rest = -self.samples % int(self.rate)
+            while rest or self._writer.waiting:  # marks of the last moment may need a second of their own
+                rest = rest or int(self.rate)
+                self._writer.mark(Mark(self.samples / self.rate, GAP, rest / self.rate))
+                self._fill(rest)
+                rest = 0
         finally:
             self._writer.close()
 

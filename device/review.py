@@ -57,8 +57,8 @@ class Review:
         return float(np.isfinite(self.bands["alpha"]).mean()) if self.seconds else 0.0
 
 
-def powers(window: NDArray[np.float32], rate: float) -> dict[str, Array]:
-    """uV rms in each band, [channels], of a window [channels, samples]; Hann, so that a sine of 10 uV gives 7.07."""
+def powers(window: NDArray[np.float32], rate: float, bands: dict[str, tuple[float, float]] = BANDS) -> dict[str, Array]:
+    """uV rms in each of `bands` (Hz), [channels], of a window [channels, samples]; Hann, so that a sine of 10 uV gives 7.07."""
     x = window.astype(np.float64)
     t = np.arange(x.shape[1]) - (x.shape[1] - 1) / 2
     x = x - x.mean(axis=1, keepdims=True)
@@ -66,7 +66,7 @@ def powers(window: NDArray[np.float32], rate: float) -> dict[str, Array]:
     taper = np.hanning(x.shape[1])
     power = np.abs(np.fft.rfft(x * taper)) ** 2 * 2 / (x.shape[1] * (taper**2).sum())
     frequency = np.fft.rfftfreq(x.shape[1], 1 / rate)
-    return {name: np.sqrt(power[:, (frequency >= low) & (frequency < high)].sum(axis=1)) for name, (low, high) in BANDS.items()}
+    return {name: np.sqrt(power[:, (frequency >= low) & (frequency < high)].sum(axis=1)) for name, (low, high) in bands.items()}
 
 
 def choose_baseline(
