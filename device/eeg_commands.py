@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device.eeg_live import PATIENCE, SILENT, EegFault, LiveHeadset, until_told
+from device.eeg_live import PATIENCE, SILENT, EegFault, LiveHeadset, Told
 
 if TYPE_CHECKING:
     from device.config import Settings
@@ -77,7 +77,9 @@ def record(arguments: argparse.Namespace) -> int:
                 now = time.monotonic()
                 for block in blocks:
                     recorder = recorder or Recorder(file, block.names, block.rate, settings.headset.board)
-                    room = None if arguments.seconds is None else max(0, round(arguments.seconds * block.rate) - recorder.samples)
+                    room = None if arguments.seconds is None else round(arguments.seconds * block.rate) - recorder.samples
+                    if room is not None and room <= 0:
+                        break
                     recorder.take(Samples(block.samples[:, :room], block.first, block.rate, block.names, block.gap), now)
                 if recorder is not None:
                     recorder.tick(now)
@@ -133,8 +135,10 @@ def _replay_bdf(file: Path, speed: float, seconds: float | None) -> int:
     end = min(recording.seconds, seconds or recording.seconds)
     marks = [mark for mark in recording.marks if mark.onset < end]
     began = time.monotonic()
-    with until_told():
+    with Told() as told:
         for second in range(int(end)):
+            if told:
+                break
             samples = recording.samples(round(second * rate), round((second + 1) * rate))
             table.hear(Samples(samples, round(second * rate), rate, recording.names))
             time.sleep(max(0.0, began + (second + 1) / speed - time.monotonic()))

@@ -24,15 +24,31 @@ class EegFault(Exception):
     """What a command can't do, and the way out, in one sentence."""
 
 
-class until_told:
-    """Ctrl-C and SIGTERM end the block, and are no fault."""
+class Told:
+    """Within the block Ctrl-C and SIGTERM are not raised but noted: a second must not be cut while it goes to the disk.
 
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    True once one came; the next one is raised, should the first find nobody who looks.
+    """
 
-    def __exit__(self, kind: Any, value: object, trace: object) -> bool:
-        signal.signal(signal.SIGTERM, self._before)
-        return kind is KeyboardInterrupt
+    def __init__(self) -> None:
+        self._came = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Told:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self._came:
+            raise KeyboardInterrupt
+        self._came = True
+
+    def __bool__(self) -> bool:
+        return self._came
 
 
 class LiveHeadset:
@@ -49,17 +65,17 @@ class LiveHeadset:
             raise EegFault(f"{self._own.board} needs its serial port: set headset.port, or give --port, a path in /dev/serial/by-id.")
         self._headset = open_headset(settings.headset)
         self._drain = source(self._headset, settings.headset)
-        self._told, self._newest, self._closed = until_told(), time.monotonic(), ""
+        self._told, self._newest, self._closed = Told(), time.monotonic(), ""
 
     def __enter__(self) -> LiveHeadset:
         self._told.__enter__()
         self._headset.start()
         return self
 
-    def __exit__(self, kind: Any, value: object, trace: object) -> bool:
+    def __exit__(self, *_: object) -> None:
         self._closed = self.reason or "it was ended too early."
         self._headset.close()
-        return self._told.__exit__(kind, value, trace)
+        self._told.__exit__()
 
     @property
     def state(self) -> str:
@@ -76,9 +92,9 @@ class LiveHeadset:
         return time.monotonic() - self._newest
 
     def listen(self, tell: bool = True) -> Iterator[list[Block]]:
-        """What came, every 0.1 s, be it nothing; for ever. With `tell` each new reason for nothing is printed once."""
+        """What came, every 0.1 s, be it nothing, until Ctrl-C. With `tell` each new reason for nothing is printed once."""
         said = ""
-        while True:
+        while not self._told:
             blocks = self._drain()
             if blocks:
                 self._newest, said = time.monotonic(), ""
@@ -89,7 +105,7 @@ class LiveHeadset:
             time.sleep(LOOK)
 
     def collect(self, seconds: float) -> tuple[NDArray[np.float32], float, list[str]]:
-        """(samples [channels, seconds * rate] in uV, rate in Hz, names) without a gap. Raises EegFault."""
+        """(samples [channels, seconds * rate] in uV, rate in Hz, names) without a gap. Raises EegFault, or KeyboardInterrupt."""
         import numpy as np
 
         held: list[Block] = []
@@ -100,6 +116,6 @@ class LiveHeadset:
                 raise EegFault(f"there was no signal: {self.reason}")
             held += blocks
             if held and sum(block.samples.shape[1] for block in held) >= seconds * held[0].rate:
-                break
-        samples = np.concatenate([block.samples for block in held], axis=1)
-        return samples[:, : round(seconds * held[0].rate)], held[0].rate, held[0].names
+                samples = np.concatenate([block.samples for block in held], axis=1)
+                return samples[:, : round(seconds * held[0].rate)], held[0].rate, held[0].names
+        raise KeyboardInterrupt

@@ -154,7 +154,7 @@ def test_kill_9_loses_at_most_two_seconds(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", WRITES, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert child.stdout is not None
     heard = 0.0
-    while heard < 4.5:
+    while heard < 3.5:
         heard = float(child.stdout.readline())
     os.kill(child.pid, signal.SIGKILL)
     child.wait(10)
@@ -162,8 +162,24 @@ def test_kill_9_loses_at_most_two_seconds(tmp_path: Path) -> None:
     raw, strict = mne_raw(file), edflib(file)
     assert raw.times[-1] >= heard - 2
     assert strict.file_duration >= heard - 2
-    assert len(raw.annotations) > 30
+    assert len(raw.annotations) > 20
     strict.close()
+
+
+def test_every_second_is_on_the_disk_before_the_next(tmp_path: Path, monkeypatch: Any) -> None:
+    """A power cut is no kill: what was not synced is lost. So each record is, with its count in the header before it."""
+    seen: list[int] = []
+    sync = os.fsync
+
+    def watched(handle: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{handle}")) == tmp_path / "s.bdf":
+            seen.append(Reader(tmp_path / "s.bdf").records if seen else 0)
+            assert Reader(tmp_path / "s.bdf").whole or len(seen) == 1
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    record(tmp_path / "s.bdf", ramp(4))
+    assert seen == [0, 1, 2, 3, 4]
 
 
 def test_missing_packets_are_filled_with_the_last_value_and_marked(tmp_path: Path) -> None:
