@@ -187,7 +187,7 @@ def _bands(axis: Any, seen: Review, scale: float) -> None:
     _title(axis, "Band powers, middle one of the clean channels (µV rms)")
     _blanks(axis, seen.bands["alpha"], seen, scale)
     for name, values in seen.bands.items():
-        time, mean = _mean(_smooth(values, 5), seen.seconds)
+        time, mean = _mean(_smooth(values, max(5, seen.seconds // 150)), seen.seconds)
         axis.plot(time / scale, mean, color=BAND_COLOURS[name], lw=1.6, label=BAND_WORDS[name], marker=".", ms=1.5)
     axis.set_ylim(bottom=0)
     axis.legend(**BESIDE)
@@ -201,9 +201,9 @@ def _trajectory(axis: Any, values: Array, seen: Review, scale: float, title: str
     axis.set_yticklabels([ends[0], "own baseline", ends[1]], fontsize=8.5)
     time, raw = _mean(values, seen.seconds)
     axis.plot(time / scale, raw, ".", color=colour, ms=2, alpha=0.35)
-    time, mean = _mean(_smooth(values, 10), seen.seconds)
+    time, mean = _mean(_smooth(values, max(10, seen.seconds // 100)), seen.seconds)
     axis.plot(time / scale, mean, color=colour, lw=2.2, marker=".", ms=2)
     if not np.isfinite(values).any():
         patch = {"facecolor": BLANK, "edgecolor": "none"}  # over the dashed line
-        middle = {"ha": "center", "va": "center", "transform": axis.transAxes}
+        middle = {"zorder": 5, "ha": "center", "va": "center", "transform": axis.transAxes}
         axis.text(0.5, 0.5, "not estimated in this recording", color=SOFT, fontsize=11, bbox=patch, **middle)

@@ -39,7 +39,7 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
 def test_help_names_every_command() -> None:
     done = bedside("--help")
     assert done.returncode == 0
-    for command in ("run", "voice", "demo", "say", "listen", "config", "models", "bench"):
+    for command in ("run", "voice", "demo", "say", "listen", "config", "models", "eeg", "bench"):
         assert f"\n    {command} " in done.stdout
 
 
