@@ -200,8 +200,9 @@ def test_missing_packets_are_filled_with_the_last_value_and_marked(tmp_path: Pat
     assert len(epochs.get_data(verbose="error")) == 4  # MNE leaves the two that touch the gap out by itself
 
 
-def test_another_connection_goes_on_by_the_clock(tmp_path: Path) -> None:
-    """Unplugged for 10 s: the file's time goes on meanwhile, presses have their place, the counter begins anew."""
+@pytest.mark.parametrize("first", [0, 1100])
+def test_another_connection_goes_on_by_the_clock(tmp_path: Path, first: int) -> None:
+    """Unplugged for 10 s: the file's time goes on meanwhile, presses have their place, the counter begins anew, wherever."""
     file, recorder = tmp_path / "again.bdf", Recorder(tmp_path / "again.bdf", NAMES, 250)
     recorder.take(block(ramp(4), 0), 100.0)
     for quarter in range(1, 41):
@@ -209,7 +210,7 @@ def test_another_connection_goes_on_by_the_clock(tmp_path: Path) -> None:
         if quarter == 20:
             recorder.mark("press", 105.0)
             assert Reader(file).seconds >= 7  # what happens in a gap is on the disk as well
-    recorder.take(block(ramp(2), 0, gap=True), 112.0)
+    recorder.take(block(ramp(2), first, gap=True), 112.0)
     recorder.close(112.0)
     ours = Reader(file)
     assert ours.seconds == 16.0
@@ -297,6 +298,21 @@ def test_a_session_begins_another_file_for_another_headset_and_repairs_old_ones(
     assert Reader(tmp_path / "eeg-old.bdf").whole
     assert len(lines(caplog, "recording repaired=eeg-old.bdf")) == 1
     assert not [t for t in threading.enumerate() if t.name == "recording"]
+
+
+def test_a_file_ends_when_the_headset_is_gone_for_long(tmp_path: Path, monkeypatch: Any) -> None:
+    """A night without a headset is no file of a night; what comes after begins another."""
+    monkeypatch.setattr("device.recording.ENDED", 0.5)
+    session = Session(str(tmp_path), "cyton")
+    session.start()
+    session.hear([block(ramp(1.5))])
+    wait(lambda: [f for f in tmp_path.glob("*.bdf") if Reader(f).seconds == 2.0])
+    session.mark("press")  # nothing is recorded now: it has no place
+    session.hear([block(ramp(1))])
+    session.close()
+    first, second = sorted(tmp_path.glob("*.bdf"), key=os.path.getmtime)
+    assert (Reader(first).seconds, Reader(second).seconds) == (2.0, 1.0)
+    assert [m.text for m in Reader(second).marks] == []
 
 
 def test_a_full_disk_ends_the_recording_with_one_line(tmp_path: Path, caplog: Any) -> None:
