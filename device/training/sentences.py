@@ -12,7 +12,7 @@ import random
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -47,16 +47,19 @@ def training(counts: dict[str, int], seed: int = 0) -> list[Sentence]:
     """At most counts[source] sentences of each source, in a shuffled order; none that is held out, none twice."""
     chance, out, seen = random.Random(seed), [], {_plain(sentence.text) for sentence in held_out()}
     with tempfile.TemporaryDirectory() as scratch:
-        sources = {
-            "bank": _bank(),
-            "patient": _patient(),
-            "chatter": _chatter(download(CHATTER, Path(scratch))),
-            "bible": _bible(download(BIBLE, Path(scratch))),
-            "lexicon": _lexicon(chance),
-            "pattern": _patterns(chance),
+        sources: dict[str, Callable[[], Iterable[str]]] = {
+            "bank": _bank,
+            "patient": _patient,
+            "chatter": lambda: _chatter(download(CHATTER, Path(scratch))),
+            "bible": lambda: _bible(download(BIBLE, Path(scratch))),
+            "lexicon": lambda: _lexicon(chance),
+            "pattern": lambda: _patterns(chance),
         }
-        for source, texts in sources.items():
+        for source, make in sources.items():
+            if not counts.get(source):
+                continue  # nothing is fetched that nobody asked for
             kept: list[Sentence] = []
+            texts = make()
             listed = list(texts) if source not in ("lexicon", "pattern") else texts
             if isinstance(listed, list):
                 chance.shuffle(listed)
