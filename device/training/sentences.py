@@ -45,31 +45,28 @@ def held_out() -> list[Sentence]:
 
 def training(counts: dict[str, int], seed: int = 0) -> list[Sentence]:
     """At most counts[source] sentences of each source, in a shuffled order; none that is held out, none twice."""
-    chance, out, seen = random.Random(seed), [], {_plain(sentence.text) for sentence in held_out()}
+    chance, out, seen = random.Random(seed), list[Sentence](), {_plain(sentence.text) for sentence in held_out()}
+    sources: dict[str, Callable[[Path], Iterable[str]]] = {
+        "bank": lambda scratch: _bank(),
+        "patient": lambda scratch: _patient(),
+        "chatter": lambda scratch: _chatter(download(CHATTER, scratch)),
+        "bible": lambda scratch: _bible(download(BIBLE, scratch)),
+        "lexicon": lambda scratch: _lexicon(chance),
+        "pattern": lambda scratch: _patterns(chance),
+    }
     with tempfile.TemporaryDirectory() as scratch:
-        sources: dict[str, Callable[[], Iterable[str]]] = {
-            "bank": _bank,
-            "patient": _patient,
-            "chatter": lambda: _chatter(download(CHATTER, Path(scratch))),
-            "bible": lambda: _bible(download(BIBLE, Path(scratch))),
-            "lexicon": lambda: _lexicon(chance),
-            "pattern": lambda: _patterns(chance),
-        }
-        for source, make in sources.items():
-            if not counts.get(source):
-                continue  # nothing is fetched that nobody asked for
-            kept: list[Sentence] = []
-            texts = make()
-            listed = list(texts) if source not in ("lexicon", "pattern") else texts
-            if isinstance(listed, list):
+        for source, texts in sources.items():
+            wanted = counts.get(source, 0)
+            listed = texts(Path(scratch)) if wanted else []
+            if isinstance(listed, list):  # else it has no end, and is by chance already
                 chance.shuffle(listed)
             for text in listed:
-                if len(kept) >= counts.get(source, 0):
+                if wanted == 0:
                     break
                 if _plain(text) not in seen:
                     seen.add(_plain(text))
-                    kept.append(Sentence(text, source))
-            out += kept
+                    out.append(Sentence(text, source))
+                    wanted -= 1
     chance.shuffle(out)
     return out
 
