@@ -253,6 +253,21 @@ def test_what_is_merged_is_complete_in_both_layouts(source: Path, sesames: Path,
         assert after[key] == before[key], key
 
 
+def test_csm_keeps_its_dtype_and_mimi_its_own(source: Path, tmp_path: Path) -> None:
+    opened = open_checkpoint(source)
+    half = export.write(
+        tmp_path / "half", trainable.load(str(source)).csm, opened.config, opened.codec(), torch.bfloat16, codec_dtype=torch.float32
+    )
+    shutil.copy(source / "tokenizer.json", half)
+    base = trainable.load(str(half))
+    assert base.csm.projection.weight.dtype == torch.float32  # it learns in
+    layouts.write(base, base.csm, tmp_path / "merged")
+    again = open_checkpoint(tmp_path / "merged")
+    assert {again.read(name).dtype for name in again.sizes if not name.startswith("codec_model.")} == {torch.bfloat16}
+    assert again.codec().keys() == opened.codec().keys()
+    assert all(torch.equal(tensor, again.codec()[name]) for name, tensor in opened.codec().items())
+
+
 def test_an_index_that_is_not_written_is_not_named(source: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(source, tmp_path / "hub"))
     (folder / "model.safetensors").rename(folder / "transformers.safetensors")
@@ -454,7 +469,9 @@ def test_all_weights_learn_in_bf16_with_checkpointing(spoken: Path, tmp_path: Pa
         str(source), out, spoken, lora=0, steps=4, rate=5e-3, precision="bf16", accumulate=2, batch=2, checkpointing=True, check_every=2,
         valid=spoken, speakers=("0",), positions=155, cpu=True,
     )  # fmt: skip
+    stored = (source / "model.safetensors").read_bytes()
     finetune.finetune(options)
+    assert (source / "model.safetensors").read_bytes() == stored
     state = torch.load(out / "best.pt")["weights"]
     assert all(p.dtype == torch.float32 for p in state.values())
     before, after = (build(str(folder), "fp32", "cpu").csm for folder in (source, out / "merged"))

@@ -97,17 +97,23 @@ def keep_zero_free(mimi: nn.Module) -> None:
 
 
 def write(
-    folder: Path, csm: Csm, config: Mapping[str, Any], codec: Mapping[str, Tensor], dtype: torch.dtype, layout: str = "transformers"
+    folder: Path,
+    csm: Csm,
+    config: Mapping[str, Any],
+    codec: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    layout: str = "transformers",
+    codec_dtype: torch.dtype | None = None,
 ) -> Path:
     """config.json and model.safetensors in `folder`, with Mimi inside where the layout has a place for it.
 
-    `dtype` is CSM's; Mimi's `codec` stays as it is, for other weights hear other codes. Raises ValueError.
+    `codec_dtype`: Mimi's, where it is not `dtype`: rounded weights hear other codes. Raises ValueError.
     """
     from safetensors.torch import save_file
 
     told = {**config, "tie_codebooks_embeddings": csm.shape.tied} if layout == "transformers" else sesame_config(csm.shape, config)
     tensors = {name: tensor.to(dtype) for name, tensor in stored(csm, layout).items()}
-    tensors |= {CODEC + name: tensor for name, tensor in codec.items() if layout == "transformers"}
+    tensors |= {CODEC + name: tensor.to(codec_dtype or dtype) for name, tensor in codec.items() if layout == "transformers"}
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

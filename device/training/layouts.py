@@ -38,14 +38,16 @@ def write_sesames(base: Trainable, csm: Csm, folder: Path) -> None:
     from safetensors.torch import save_file
 
     _weights(base, csm, folder, "sesame", base.checkpoint.config, {})
-    shutil.copyfile(base.checkpoint.folder / TOKENIZER, folder / TOKENIZER)
+    for name in (TOKENIZER, "generation_config.json"):
+        for file in base.checkpoint.folder.glob(name):
+            shutil.copyfile(file, folder / name)
     save_file({name: tensor.clone() for name, tensor in export.kyutai_tensors(base.mimi.moshi).items()}, folder / MIMI)
 
 
 def _weights(base: Trainable, csm: Csm, folder: Path, layout: str, config: dict[str, Any], codec: dict[str, Tensor]) -> None:
     kind = next(base.checkpoint.read(name).dtype for name in base.checkpoint.sizes if not name.startswith(CODEC))
     try:
-        export.write(folder, csm, config, codec, kind, layout)
+        export.write(folder, csm, config, codec, kind, layout, next((tensor.dtype for tensor in codec.values()), None))
     except OSError as error:
         raise VoiceFault(f"{folder} can't be written ({error.strerror}): free space there, or choose another --out.") from None
 

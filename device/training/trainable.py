@@ -36,7 +36,8 @@ def load(name: str) -> Trainable:
     with torch.device("meta"):
         csm = Csm(checkpoint.shape)
     fill(csm, checkpoint, "cpu", torch.float32)
-    csm.text = nn.Parameter(csm.text.float(), requires_grad=False)  # a parameter: it moves to the GPU with the rest
+    # A parameter: it moves to the GPU with the rest. A copy: what was read is pages of the file.
+    csm.text = nn.Parameter(csm.text.to(torch.float32, copy=True), requires_grad=False)
     csm.device, csm.dtype = torch.device("cpu"), torch.float32  # where Mimi is made: sound is encoded once, on the host
     built = Built(csm, name, folder, checkpoint.config, "fp32", checkpoint.codec)
     return Trainable(csm, checkpoint, built.tokens(), built.mimi())
