@@ -67,7 +67,7 @@ class Judge:
 
 def measure(built: Built, sentences: Sequence[str], reference: Reference | None, judge: Judge, seed: int) -> Iterator[Spoken]:
     """Each of `sentences` by itself after the `reference`, as the device speaks a clause. Raises VoiceFault."""
-    voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.precision, reference, seed=seed)
+    voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.sampling(seed), built.precision, reference)
     try:
         with watched() as watch:
             voice.warm_up()
