@@ -19,10 +19,10 @@ from device.voice.csm import Csm, frequencies
 from device.voice.mimi import kyutai_names, stored_names
 from device.voice.shape import FLAVOURS, Shape, StackShape
 
-NOWHERE = 1e3  # where no sound's vector ever is
+NOWHERE = 10.0  # times the longest vector: where no sound's ever is
 
 
-def stored(csm: Csm, layout: str) -> dict[str, Tensor]:
+def stored(csm: Csm, layout: str, twice: bool = True) -> dict[str, Tensor]:
     """Every tensor of `csm` under its name in `layout`, "transformers" or "sesame", as that layout has it. Raises ValueError."""
     state = {**csm.state_dict(), "text": csm.text}
     if layout == "sesame" and not csm.shape.tied:
@@ -35,7 +35,7 @@ def stored(csm: Csm, layout: str) -> dict[str, Tensor]:
             heads.setdefault(part.sources[0], []).append(state[name].detach().t())
             continue
         out.update(split(state[name].detach(), part, sizes))
-    if layout == "transformers" and csm.shape.tied:  # under both names: not every version ties what it loads (transformers#48999)
+    if layout == "transformers" and csm.shape.tied and twice:
         out[REST[layout]["audio_embedding"]] = out[REST[layout]["depth_embedding"]]
     return out | {name: torch.stack(books).contiguous() for name, books in heads.items()}
 
@@ -90,7 +90,7 @@ def keep_zero_free(mimi: nn.Module) -> None:
     vectors = book.embedding.clone()
     seldom = int(book.cluster_usage.argmin())
     vectors[seldom] = vectors[0]
-    vectors[0] = NOWHERE
+    vectors[0] = NOWHERE * vectors[vectors.norm(dim=1).argmax()]
     book.embedding_sum.copy_(vectors)
     book.cluster_usage.fill_(1)
     book.register_buffer("_embedding", None, persistent=False)
@@ -104,15 +104,17 @@ def write(
     dtype: torch.dtype,
     layout: str = "transformers",
     codec_dtype: torch.dtype | None = None,
+    twice: bool = True,
 ) -> Path:
     """config.json and model.safetensors in `folder`, with Mimi inside where the layout has a place for it.
 
-    `codec_dtype`: Mimi's, where it is not `dtype`: rounded weights hear other codes. Raises ValueError.
+    `codec_dtype`: Mimi's, where it is not `dtype`: rounded weights hear other codes. `twice`: a tied embedding under both of transformers'
+    names, for not every version ties what it loads (transformers#48999). Raises ValueError.
     """
     from safetensors.torch import save_file
 
     told = {**config, "tie_codebooks_embeddings": csm.shape.tied} if layout == "transformers" else sesame_config(csm.shape, config)
-    tensors = {name: tensor.to(dtype) for name, tensor in stored(csm, layout).items()}
+    tensors = {name: tensor.to(dtype) for name, tensor in stored(csm, layout, twice).items()}
     tensors |= {CODEC + name: tensor.to(codec_dtype or dtype) for name, tensor in codec.items() if layout == "transformers"}
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
