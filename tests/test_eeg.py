@@ -130,7 +130,7 @@ def test_no_headset_is_absent_and_starts_nothing(opened: Callable[..., Headset])
         ({"board": "playback", "file": str(FIRMWARE / "eeg" / "LICENSE")}, "columns, not 24"),
         ({"board": "playback"}, "headset.file is empty"),
         ({"board": "cyton"}, "headset.port is empty"),
-        ({"board": "cyton", "port": "/dev/no-such-port"}, "its port can't be opened"),
+        ({"board": "cyton", "port": "/dev/no-such-port"}, "not plugged in: there is no /dev/no-such-port"),
         ({"board": "cyton", "port": "/dev/null"}, "not a serial port"),
     ],
 )
