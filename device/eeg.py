@@ -191,8 +191,8 @@ class Headset:
 
     def _lost(self, reason: str) -> None:
         """Count a failure in a row and show it: STALE if this connection had sent samples."""
-        sent = self.arriving
-        self._failures = 1 if self._state is HeadsetState.STREAMING else self._failures + 1
+        sent = self.arriving or self._state is HeadsetState.STALE
+        self._failures += 1
         self._become(HeadsetState.STALE if sent else HeadsetState.ABSENT, reason)
 
     def _session(self) -> None:
@@ -232,13 +232,17 @@ class Headset:
             now = time.monotonic()
             if data.shape[1] == 0:
                 if now - newest > allowed:
-                    raise HeadsetError(f"the headset sent no sample for {allowed} s: {self._cause()}")
+                    reason = f"the headset sent no sample for {allowed} s: {self._cause()}"
+                    if self.arriving:  # told now: releasing a silent board takes up to a second more
+                        self._become(HeadsetState.STALE, reason)
+                    raise HeadsetError(reason)
                 continue
             if allowed != STALE_SECONDS:
                 allowed, settled = STALE_SECONDS, now + settle
                 self._become(HeadsetState.SETTLING, "the headset's signal is settling.")
             elif now >= settled:
                 self._become(HeadsetState.STREAMING, "")
+                self._failures = 0
             self._samples += data.shape[1]
             for first, samples, gap in line.take(data[plan.rows].astype(np.float32), data[plan.package_row], now - newest):
                 self._append(Block(samples, first, plan.rate, plan.names, gap or again, self._state is HeadsetState.STREAMING))
