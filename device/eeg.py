@@ -260,6 +260,8 @@ class Headset:
         return "it was unplugged." if gone else "is it on, charged and near?"
 
     def _become(self, state: HeadsetState, reason: str) -> None:
-        changed, self._state, self._reason = state is not self._state, state, reason
+        changed = state is not self._state
+        self._reason = reason  # first: who sees the new state is to find its reason
+        self._state = state
         if changed:
             log("headset", state=state.value, board=self._settings.board, reason=reason)
