@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,8 +137,7 @@ def cycles(folder: Path, count: int) -> dict[str, float]:
                 again.append(wait_for(lambda: headset.arriving, 10.0, "samples again"))
                 memory.append(memory_mb())
                 print(f"cycle {i + 1:2}: stale {stale[-1]:.2f} s, samples again {again[-1]:.2f} s, {memory[-1]:.1f} MB", file=sys.stderr)
-        left = [thread.name for thread in threading.enumerate() if thread.name == "headset"]
-        left_over = threads() - before + len(left)
+        left_over = max(0, threads() - before)
     return {
         "cycles": count,
         "stale_s": max(stale),
