@@ -68,13 +68,13 @@ def fake_cyton(folder: Path, speed: float = 1.0) -> Iterator[tuple[Path, Callabl
             process.terminate()
 
 
-def wait_for(happened: Callable[[], bool], seconds: float, what: str) -> float:
+def wait_for(happened: Callable[[], bool], seconds: float, what: str, pause: float = 0.01) -> float:
     """How long it took, in s; TimeoutError naming `what` never came."""
     began = time.monotonic()
     while not happened():
         if time.monotonic() - began > seconds:
             raise TimeoutError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(0.005)
+        time.sleep(pause)
     return time.monotonic() - began
 
 
@@ -95,7 +95,7 @@ def collect(headset: Headset, count: int, seconds: float) -> list[Block]:
         out.extend(headset.blocks())
         return sum(block.samples.shape[1] for block in out) >= count
 
-    wait_for(enough, seconds, f"{count} samples ({headset.reason})")
+    wait_for(enough, seconds, f"{count} samples ({headset.reason})", 0.25)  # seldom: its own cost is not to count
     return out
 
 
@@ -137,6 +137,8 @@ def cycles(folder: Path, count: int) -> dict[str, float]:
                 again.append(wait_for(lambda: headset.arriving, 10.0, "samples again"))
                 memory.append(memory_mb())
                 print(f"cycle {i + 1:2}: stale {stale[-1]:.2f} s, samples again {again[-1]:.2f} s, {memory[-1]:.1f} MB", file=sys.stderr)
+        with contextlib.suppress(TimeoutError):  # a joined thread is gone from /proc a moment later
+            wait_for(lambda: threads() <= before, 1.0, "the threads to end")
         left_over = max(0, threads() - before)
     return {
         "cycles": count,
