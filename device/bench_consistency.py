@@ -65,7 +65,7 @@ def bench_consistency(settings: Settings, device: str, turns: int, seed: int, ou
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
     replies: list[Reply] = []
-    with tempfile.TemporaryDirectory(prefix="bedside-consistency-") as folder, _watched() as watch:
+    with tempfile.TemporaryDirectory(prefix="bedside-consistency-") as folder, watched() as watch:
         store = str(Path(folder) / "conversation.json")
         own = settings.model_copy(update={"memory": settings.memory.model_copy(update={"conversation": store})})
         voice = _voice(own, device, seed)
@@ -110,7 +110,7 @@ def bench_consistency(settings: Settings, device: str, turns: int, seed: int, ou
 
 
 @contextmanager
-def _watched() -> Iterator[Watch]:
+def watched() -> Iterator[Watch]:
     """The device's log, read and not shown, whatever level the settings ask for."""
     logger, watch = logging.getLogger("bedside"), Watch()
     logs.setup("info")

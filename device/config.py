@@ -59,6 +59,7 @@ class Headset(Section):
     board: Board = Field("none", description="EEG headset; none: no headset")
     port: str = Field("", description="serial port or MAC address of the headset")
     file: Local = Field("", description="recording for the playback board")
+    channels: tuple[str, ...] = Field((), description="10-20 position of each channel's electrode; empty: as the board has them")
     record: Local = Field("", description="folder for recordings of the EEG (BDF+); empty: nothing is recorded")
 
 

@@ -12,69 +12,44 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import warnings
 from collections import deque
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import replace
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device import config
+from device.blocks import Block, TimeLine
+from device.boards import BOARDS, HeadsetError, Layout, check_recording, layout, sentence
 from device.logs import log
+from device.port import claim, identity
+
+__all__ = ["Block", "Headset", "HeadsetError", "HeadsetState", "check_recording", "open_headset"]
 
 POLL_SECONDS = 0.05
 KEEP_SECONDS = 60.0
 STALE_SECONDS = 1.5  # 0.6 s fired falsely under CPU load
 FIRST_SAMPLE_SECONDS = 3.0  # a headset may take longer to send its first sample than its next
 CLOSE_SECONDS = 3.0
+LOOK_SECONDS = 0.1  # while waiting: how often to look whether the port is there again
 BACK_OFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 
 
 class HeadsetState(Enum):
     ABSENT = "absent"  # none is configured, or it can't be reached; quiet retries go on
-    CONNECTING = "connecting"  # the first try after a start or after a loss
+    CONNECTING = "connecting"  # the first try after a start, a loss or a plugging in
     SETTLING = "settling"  # samples arrive, the electrodes' offsets still drift
     STREAMING = "streaming"
-    STALE = "stale"  # connected, but samples stopped
+    STALE = "stale"  # was connected, but samples stopped
 
 
-@dataclass(frozen=True)
-class _Board:
-    """`name` in BrainFlow's BoardIds, the kind of port, seconds until electrodes have settled."""
-
-    name: str
-    port: str = ""  # "serial", "wireless" (empty: the first one found) or ""
-    settle: float = 5.0
-
-
-BOARDS: dict[str, _Board] = {
-    "synthetic": _Board("SYNTHETIC_BOARD", settle=0.5),
-    "playback": _Board("CYTON_BOARD", settle=0.5),  # the board that recorded the file
-    "cyton": _Board("CYTON_BOARD", "serial"),
-    "cyton_daisy": _Board("CYTON_DAISY_BOARD", "serial"),
-    "ganglion": _Board("GANGLION_BOARD", "serial"),
-    "muse_2": _Board("MUSE_2_BOARD", "wireless"),
-    "muse_s": _Board("MUSE_S_BOARD", "wireless"),
-    "muse_s_athena": _Board("MUSE_S_ATHENA_BOARD", "wireless"),
-    "neuropawn_knight": _Board("NEUROPAWN_KNIGHT_BOARD", "serial"),
-}
-
-# BrainFlow's exit codes that a nurse or a technician can do something about.
-EXIT_CODES = {
-    2: "its port can't be opened: is it plugged in, or the Bluetooth adapter on?",
-    3: "that port is not a serial port.",
-    7: "the dongle answers but the headset does not: is it switched on?",
-}
+ARRIVING = (HeadsetState.SETTLING, HeadsetState.STREAMING)
 
 # Dropping a second BoardShim of a board releases the first one's session, so no second is made.
 _BOARD_IN_USE = threading.Lock()
-
-
-class HeadsetError(Exception):
-    """Why the headset can't be read, in one sentence. It never leaves this file."""
 
 
 def open_headset(settings: config.Headset) -> Headset:
@@ -83,11 +58,12 @@ def open_headset(settings: config.Headset) -> Headset:
 
 
 class Headset:
-    """EEG of the configured board: start(), window(), close(); safe to ask from any thread."""
+    """EEG of the configured board: start(), blocks() or window(), close(); safe to ask from any thread."""
 
     def __init__(self, settings: config.Headset) -> None:
         self._settings = settings
-        self._blocks: deque[NDArray[np.float32]] = deque(maxlen=round(KEEP_SECONDS / POLL_SECONDS))
+        self._blocks: deque[Block] = deque(maxlen=round(KEEP_SECONDS / POLL_SECONDS))
+        self._appended = self._drained = 0  # blocks since start(), and how many of them blocks() has passed
         self._lock = threading.Lock()  # held for the copy of a list of references, no longer
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -95,8 +71,8 @@ class Headset:
         self._names: list[str] = []
         self._state = HeadsetState.ABSENT
         self._reason = "the headset is not started."
-        self._samples = 0
-        self._failures = 0
+        self._samples = self._lost_samples = self._failures = 0
+        self._seen: tuple[int, ...] | None = None  # the port or file, as it was when last tried
         if settings.board == "none":
             self._reason = "no headset is configured."
 
@@ -110,9 +86,32 @@ class Headset:
         return self._reason
 
     @property
+    def arriving(self) -> bool:
+        """Whether samples arrive now, settled or not: what a plugging in is timed by."""
+        return self._state in ARRIVING
+
+    @property
     def samples_seen(self) -> int:
         """Samples of each channel since start(), over all connections, settling included."""
         return self._samples
+
+    @property
+    def samples_lost(self) -> int:
+        """Samples of each channel that were lost or not to be trusted while connected, since start()."""
+        return self._lost_samples
+
+    def blocks(self) -> list[Block]:
+        """What came since the last call, oldest first, settling included; for one consumer.
+
+        At most the newest minute waits to be asked for; a Block says of itself if any is missing before it.
+        """
+        with self._lock:
+            new = self._appended - self._drained
+            self._drained = self._appended
+            out = list(self._blocks)[-new:] if new else []
+        if new > len(out):
+            out[0] = replace(out[0], gap=True)
+        return out
 
     def window(self, seconds: float) -> tuple[NDArray[np.float32] | None, float, list[str]]:
         """The newest `seconds`: ([channels, samples] in uV, rate in Hz, channel names).
@@ -121,11 +120,22 @@ class Headset:
         is kept); rate and names are 0 and [] until a board was first connected.
         """
         with self._lock:
-            blocks, rate, names = list(self._blocks), self._rate, list(self._names)
+            kept, rate, names = list(self._blocks), self._rate, list(self._names)
         wanted = round(seconds * rate)
-        if wanted <= 0 or sum(b.shape[1] for b in blocks) < wanted:
+        if wanted <= 0 or self._state is not HeadsetState.STREAMING:
             return None, rate, names
-        return np.concatenate(blocks, axis=1)[:, -wanted:], rate, names
+        parts: list[NDArray[np.float32]] = []
+        have = 0
+        for block in reversed(kept):
+            if not block.settled:
+                break
+            parts.append(block.samples)
+            have += block.samples.shape[1]
+            if have >= wanted:
+                return np.concatenate(parts[::-1], axis=1)[:, -wanted:], rate, names
+            if block.gap:
+                break
+        return None, rate, names
 
     def start(self) -> None:
         """Begin reading in the background; returns at once. Nothing happens without a headset.
@@ -148,152 +158,110 @@ class Headset:
             # sleeps through a gap in the recording's times. The thread ends itself after that.
             log("headset", level=logging.WARNING, close="BrainFlow is busy, its thread ends later")
 
+    # The thread --------------------------------------------------------------------------------
+
     def _run(self) -> None:
         """Connect, read until a fault, release, wait, again; until close()."""
         while not self._stop.is_set():
             if not self._failures or self._state is HeadsetState.STALE:
                 self._become(HeadsetState.CONNECTING, "the headset is being connected.")
+            began, self._seen = time.monotonic(), self._place()
             try:
                 self._session()
             except Exception as error:  # whatever a driver throws, the voice must go on
-                self._lost(_sentence(error))
+                self._lost(sentence(error, self._settings, time.monotonic() - began))
             else:
                 break
-            self._stop.wait(BACK_OFF[min(self._failures, len(BACK_OFF)) - 1])
+            self._wait(BACK_OFF[min(self._failures, len(BACK_OFF)) - 1])
         self._become(HeadsetState.ABSENT, "the headset is closed.")
+
+    def _place(self) -> tuple[int, ...] | None:
+        path = self._settings.file if self._settings.board == "playback" else self._settings.port
+        return identity(path) if path and BOARDS[self._settings.board].port != "wireless" else None
+
+    def _wait(self, seconds: float) -> None:
+        """Wait, but no longer than until the port is there anew: a headset comes back by being plugged in."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._stop.wait(LOOK_SECONDS):
+            now = self._place()
+            if now is not None and now != self._seen:
+                self._failures = 0
+                return
+            self._seen = now
 
     def _lost(self, reason: str) -> None:
         """Count a failure in a row and show it: STALE if this connection had sent samples."""
-        sent = self._state in (HeadsetState.SETTLING, HeadsetState.STREAMING)
-        self._failures = 1 if self._state is HeadsetState.STREAMING else self._failures + 1
+        sent = self.arriving or self._state is HeadsetState.STALE
+        self._failures += 1
         self._become(HeadsetState.STALE if sent else HeadsetState.ABSENT, reason)
 
     def _session(self) -> None:
         """One connection, from preparing to its release: returns on close(), or raises."""
         kind = BOARDS[self._settings.board]
-        shim, params, board_id, master = _board(self._settings)
-        description = shim.get_board_descr(master)
-        if self._settings.board == "playback":
-            columns, timestamp = description["num_rows"], description["timestamp_channel"]
-            check_recording(Path(self._settings.file), columns, timestamp)
+        plan = layout(self._settings)
         if not _BOARD_IN_USE.acquire(blocking=False):
             raise HeadsetError("another headset is still open in this process: close it first.")
         board = None
         try:
-            board = shim(board_id, params)
-            board.prepare_session()
-            if self._settings.board == "playback":
-                board.config_board("loopback_true")
-            board.start_stream(int(description["sampling_rate"] * KEEP_SECONDS))
-            self._describe(description)
-            self._read(board, description["eeg_channels"], kind.settle)
+            with claim(self._settings.port) if kind.port == "serial" else nullcontext(lambda: None) as seal:
+                try:
+                    board = plan.shim(plan.board_id, plan.params)
+                    board.prepare_session()
+                    seal()
+                    if self._settings.board == "playback":
+                        board.config_board("loopback_true")
+                    board.start_stream(int(plan.rate * KEEP_SECONDS))
+                    self._read(board, plan, kind.settle)
+                finally:
+                    if board is not None and board.is_prepared():
+                        board.release_session()
         finally:
-            with self._lock:
-                self._blocks.clear()  # a window must not span a gap
-            try:
-                if board is not None and board.is_prepared():
-                    board.release_session()
-            finally:
-                del board  # its __del__ would release again at interpreter exit, noisily
-                _BOARD_IN_USE.release()
+            del board  # its __del__ would release again at interpreter exit, noisily
+            _BOARD_IN_USE.release()
 
-    def _describe(self, description: dict[str, Any]) -> None:
-        """Take rate and channel names from BrainFlow's description; some boards have no names."""
-        given = description.get("eeg_names", "")
-        count = len(description["eeg_channels"])
-        with self._lock:
-            self._rate = float(description["sampling_rate"])
-            self._names = given.split(",") if given else [f"channel {i + 1}" for i in range(count)]
-
-    def _read(self, board: Any, rows: list[int], settle: float) -> None:
+    def _read(self, board: Any, plan: Layout, settle: float) -> None:
         """Poll until close(); raises HeadsetError when samples stop arriving."""
+        with self._lock:
+            self._rate, self._names = plan.rate, plan.names
+        line = TimeLine(BOARDS[self._settings.board].counter, plan.rate)
+        lost_before, again = self._lost_samples, self._appended > 0
         newest = time.monotonic()
         allowed, settled = FIRST_SAMPLE_SECONDS, 0.0
         while not self._stop.wait(POLL_SECONDS):
-            block = board.get_board_data()[rows].astype(np.float32)
+            data = board.get_board_data()
             now = time.monotonic()
-            if block.shape[1] == 0:
+            if data.shape[1] == 0:
                 if now - newest > allowed:
-                    raise HeadsetError(f"the headset sent no sample for {allowed} s: is it on?")
+                    reason = f"the headset sent no sample for {allowed} s: {self._cause()}"
+                    if self.arriving:  # told now: releasing a silent board takes up to a second more
+                        self._become(HeadsetState.STALE, reason)
+                    raise HeadsetError(reason)
                 continue
-            newest = now
-            self._samples += block.shape[1]
             if allowed != STALE_SECONDS:
                 allowed, settled = STALE_SECONDS, now + settle
                 self._become(HeadsetState.SETTLING, "the headset's signal is settling.")
-            if now >= settled:
+            elif now >= settled:
                 self._become(HeadsetState.STREAMING, "")
-                with self._lock:
-                    self._blocks.append(block)
+                self._failures = 0
+            self._samples += data.shape[1]
+            for first, samples, gap in line.take(data[plan.rows].astype(np.float32), data[plan.package_row], now - newest):
+                self._append(Block(samples, first, plan.rate, plan.names, gap or again, self._state is HeadsetState.STREAMING))
+                again = False
+            newest = now
+            self._lost_samples = lost_before + line.lost
+
+    def _append(self, block: Block) -> None:
+        with self._lock:
+            self._blocks.append(block)
+            self._appended += 1
+
+    def _cause(self) -> str:
+        gone = BOARDS[self._settings.board].port == "serial" and self._place() != self._seen
+        return "it was unplugged." if gone else "is it on, charged and near?"
 
     def _become(self, state: HeadsetState, reason: str) -> None:
-        changed, self._state, self._reason = state is not self._state, state, reason
+        changed = state is not self._state
+        self._reason = reason  # first: who sees the new state is to find its reason
+        self._state = state
         if changed:
             log("headset", state=state.value, board=self._settings.board, reason=reason)
-
-
-def _board(settings: config.Headset) -> tuple[Any, Any, int, int]:
-    """(BoardShim, its parameters, board id, id of the board whose layout the samples have)."""
-    kind = BOARDS[settings.board]
-    if kind.port == "serial" and not settings.port:
-        raise HeadsetError(
-            f"headset.port is empty: {settings.board} needs a /dev/serial/by-id/ path."
-        )
-    # brainflow reads its version through pkg_resources on Python < 3.12, and that warns.
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-    try:
-        from brainflow.board_shim import BoardIds, BoardShim, BrainFlowInputParams
-
-        BoardShim.disable_board_logger()  # a lost board wrote 25 MB/s of log
-    except (ImportError, OSError) as error:
-        message = f"BrainFlow can't be loaded ({error}): install the 'eeg' extra."
-        raise HeadsetError(message) from None
-    params = BrainFlowInputParams()
-    master = int(BoardIds[kind.name])
-    if settings.board == "playback":
-        params.file, params.master_board = settings.file, master
-        return BoardShim, params, int(BoardIds.PLAYBACK_FILE_BOARD), master
-    if kind.port == "wireless":
-        params.mac_address = settings.port
-    else:
-        params.serial_port = settings.port
-    return BoardShim, params, master, master
-
-
-def check_recording(file: Path, columns: int, timestamp: int, lines: int = 500) -> None:
-    """Raise HeadsetError unless BrainFlow can play `file`: it streams silence from a wrong one.
-
-    Looks at the first `lines` lines: `columns` numbers in each, split by tabs, else by commas, as
-    BrainFlow splits them, and rising times in column `timestamp`, by which it paces the playback.
-    """
-    way_out = f"It must be a BrainFlow recording of a Cyton: {columns} numbers a line, no heading."
-    if str(file) in ("", "."):
-        raise HeadsetError("headset.file is empty: the playback board needs a recording.")
-    try:
-        with file.open(encoding="ascii") as source:
-            head = [line for _, line in zip(range(lines), source, strict=False)]
-    except OSError as error:
-        raise HeadsetError(f"{file}: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise HeadsetError(f"{file} is not text. {way_out}") from None
-    if not head:
-        raise HeadsetError(f"{file} is empty. {way_out}")
-    times = []
-    for number, line in enumerate(head, 1):
-        fields = [f for f in line.split("\t" if "\t" in line else ",") if f != "\n"]
-        if len(fields) != columns:
-            found = f"{len(fields)} columns, not {columns}"
-            raise HeadsetError(f"{file}, line {number}: {found}. {way_out}")
-        try:
-            times.append([float(field) for field in fields][timestamp])
-        except ValueError as error:
-            raise HeadsetError(f"{file}, line {number}: {error}. {way_out}") from None
-    if len(times) < 2 or not times[-1] > times[0]:
-        raise HeadsetError(f"{file}: the times in column {timestamp + 1} don't rise. {way_out}")
-
-
-def _sentence(error: Exception) -> str:
-    code = getattr(error, "exit_code", None)
-    if code in EXIT_CODES:
-        return f"the headset can't be connected: {EXIT_CODES[code]}"
-    return str(error) or type(error).__name__

@@ -58,7 +58,7 @@ def add_parser(commands: Any) -> None:
 
 
 def record(arguments: argparse.Namespace) -> int:
-    from device.blocks import Samples
+    from device.blocks import Block
     from device.recording import Recorder
 
     file, settings = Path(arguments.file), _settings(arguments)
@@ -80,7 +80,7 @@ def record(arguments: argparse.Namespace) -> int:
                     room = None if arguments.seconds is None else round(arguments.seconds * block.rate) - recorder.samples
                     if room is not None and room <= 0:
                         break
-                    recorder.take(Samples(block.samples[:, :room], block.first, block.rate, block.names, block.gap), now)
+                    recorder.take(Block(block.samples[:, :room], block.first, block.rate, block.names, block.gap), now)
                 if recorder is not None:
                     recorder.tick(now)
                     if arguments.seconds and recorder.samples / recorder.rate >= arguments.seconds:
@@ -99,7 +99,7 @@ def record(arguments: argparse.Namespace) -> int:
 
 
 def quality(arguments: argparse.Namespace) -> int:
-    from device.blocks import full_scale_uv
+    from device.boards import full_scale_uv
     from device.eeg_table import Table
 
     _positive(arguments)
@@ -109,7 +109,7 @@ def quality(arguments: argparse.Namespace) -> int:
 
 
 def replay(arguments: argparse.Namespace) -> int:
-    from device.blocks import CYTON_FULL_SCALE_UV
+    from device.boards import CYTON_FULL_SCALE_UV
     from device.eeg import check_recording
     from device.eeg_table import Table
 
@@ -127,7 +127,7 @@ def replay(arguments: argparse.Namespace) -> int:
 
 def _replay_bdf(file: Path, speed: float, seconds: float | None) -> int:
     from device.bdf import Reader
-    from device.blocks import Samples
+    from device.blocks import Block
     from device.eeg_table import Table
 
     recording = Reader(file)
@@ -140,7 +140,7 @@ def _replay_bdf(file: Path, speed: float, seconds: float | None) -> int:
             if told:
                 break
             samples = recording.samples(round(second * rate), round((second + 1) * rate))
-            table.hear(Samples(samples, round(second * rate), rate, recording.names))
+            table.hear(Block(samples, round(second * rate), rate, recording.names))
             time.sleep(max(0.0, began + (second + 1) / speed - time.monotonic()))
             said = "; ".join(mark.text for mark in marks if second <= mark.onset < second + 1)
             table.draw(f"{file.name}: {second + 1} of {recording.seconds:.0f} s{', ' + said if said else ''}")
@@ -168,7 +168,7 @@ def _show(settings: Settings, table: Any, seconds: float | None, patience: float
 
 def baseline(arguments: argparse.Namespace) -> int:
     from device import judge
-    from device.blocks import full_scale_uv
+    from device.boards import full_scale_uv
 
     settings = _settings(arguments)
     if arguments.open < 10 or arguments.closed < 0:

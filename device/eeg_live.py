@@ -55,8 +55,8 @@ class LiveHeadset:
     """The configured headset, open for a `with` block that Ctrl-C or SIGTERM may end. Raises EegFault without one."""
 
     def __init__(self, settings: Settings) -> None:
-        from device.blocks import source
-        from device.eeg import BOARDS, open_headset
+        from device.boards import BOARDS
+        from device.eeg import open_headset
 
         self._own = settings.headset
         if self._own.board == "none":
@@ -64,7 +64,7 @@ class LiveHeadset:
         if BOARDS[self._own.board].port == "serial" and not self._own.port:
             raise EegFault(f"{self._own.board} needs its serial port: set headset.port, or give --port, a path in /dev/serial/by-id.")
         self._headset = open_headset(settings.headset)
-        self._drain = source(self._headset, settings.headset)
+        self._drain = self._headset.blocks
         self._told, self._newest, self._closed = Told(), time.monotonic(), ""
 
     def __enter__(self) -> LiveHeadset:

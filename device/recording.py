@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device.bdf import BdfError, Mark, Writer, repair
-from device.blocks import Block, full_scale_uv, source
+from device.blocks import Block
+from device.boards import full_scale_uv
 from device.logs import log
 from device.states import Event, State
 
@@ -223,7 +224,7 @@ async def keep_recording(home: Companion) -> None:
     """The edge of the companion's loop: hand over what the headset sent."""
     if not home.recording.wanted:
         return  # and leave the headset's blocks alone
-    blocks = source(home.headset, home.settings.headset)
+    blocks = home.headset.blocks
     home.recording.start()
     while True:
         home.recording.hear(blocks())

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 import tiny_csm  # noqa: E402
 
 from device import config, wavs  # noqa: E402
-from device.bench_consistency import _says, _watched  # noqa: E402
+from device.bench_consistency import _says, watched  # noqa: E402
 from device.bench_gates import Reply, fall, gates, quarters  # noqa: E402
 from device.logs import log  # noqa: E402
 from device.turn import VOICE_RATE  # noqa: E402
@@ -94,7 +94,7 @@ def test_replies_are_not_said_twice_before_all_have_been_said() -> None:
 
 def test_the_log_is_read_whatever_level_the_settings_ask_for(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("bedside").setLevel("WARNING")
-    with _watched() as watch:
+    with watched() as watch:
         log("voice_clause", frames=3, budget=9, ended="budget", positions=77)
         log("voice_forgot", segments=4, positions=200)
         log("conversation_not_resumed", level=logging.WARNING, file="x", reason="damaged")

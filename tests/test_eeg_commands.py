@@ -22,7 +22,7 @@ from test_cli import bedside, imported, sentence
 
 from device.__main__ import main
 from device.bdf import Reader
-from device.blocks import Samples
+from device.blocks import Block
 from device.config import FIRMWARE
 from device.eeg_table import ADVICE, Table, lines
 from device.judge import KINDS, Judge, kind, load
@@ -98,7 +98,7 @@ def test_a_signal_never_cuts_the_second_that_is_being_written(sitting: Any, cyto
 def test_no_more_than_was_asked_is_recorded(sitting: Any, cyton: np.ndarray, tmp_path: Path) -> None:
     """Several blocks come at once, and the end lies within the first of them."""
     sitting()
-    blocks = [Samples(cyton[:, at : at + 100], at, RATE, NAMES) for at in range(0, 3000, 100)]
+    blocks = [Block(cyton[:, at : at + 100], at, RATE, NAMES) for at in range(0, 3000, 100)]
     played = Played(cyton)
     played.blocks = lambda: blocks  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
@@ -175,9 +175,9 @@ def test_the_table_names_the_fault_of_each_channel(cyton: np.ndarray, capsys: An
     part[0], part[1] = 187_500, 5.0
     part[2] += 400 * np.sin(2 * np.pi * 1.5 * np.arange(part.shape[1]) / RATE).astype(np.float32)
     table = Table(sys.stdout, 187_500)
-    table.hear(Samples(part, 0, RATE, NAMES))
+    table.hear(Block(part, 0, RATE, NAMES))
     table.draw("cyton")
-    table.hear(Samples(part[:, :300], 9000, RATE, NAMES, gap=True))
+    table.hear(Block(part[:, :300], 9000, RATE, NAMES, gap=True))
     table.draw("cyton")
     first, second = capsys.readouterr().out.strip().split("\n\n")
     words = {line.split()[0]: line for line in first.splitlines()[1:]}
@@ -207,10 +207,10 @@ class Played:
     def start(self) -> None: ...
     def close(self) -> None: ...
 
-    def blocks(self) -> list[Samples]:
+    def blocks(self) -> list[Block]:
         second, self.at = self.at, self.at + 1
         part = self.samples[:, second * RATE : (second + 1) * RATE]
-        return [Samples(part, second * RATE, RATE, NAMES, second == self.gap)] if part.shape[1] else []
+        return [Block(part, second * RATE, RATE, NAMES, second == self.gap)] if part.shape[1] else []
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_a_gap_while_recording_is_marked_and_told(sitting: Any, cyton: np.ndarra
     file, played = tmp_path / "s.bdf", Played(cyton)
     sitting()
     skipped = np.delete(np.arange(20), [8, 9, 10])  # seconds that never came
-    played.blocks = lambda: [Samples(cyton[:, s * RATE : (s + 1) * RATE], int(s) * RATE, RATE, NAMES) for s in skipped]  # type: ignore[method-assign]
+    played.blocks = lambda: [Block(cyton[:, s * RATE : (s + 1) * RATE], int(s) * RATE, RATE, NAMES) for s in skipped]  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("device.eeg.open_headset", lambda _: played)
         assert main(["eeg", "record", str(file), "--seconds", "20", "--board", "synthetic"]) == 0

@@ -28,7 +28,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(recipe, "DECODER_STEPS", 4)
     monkeypatch.setattr(recipe, "CRITICS_FROM", 2)
     monkeypatch.setattr(recipe, "CSM", recipe.Plan(4, log_every=1, check_every=2, save_every=2, rise=1))
-    monkeypatch.setattr(recipe, "LENGTHS", ((0.0, 160, 1), (0.5, 320, 1)))
+    monkeypatch.setattr(recipe, "LESSONS", ((0.0, 160, 1, 0.5), (0.5, 320, 1, 0.1)))
     monkeypatch.setattr(encoded, "ProcessPoolExecutor", _Here)  # the patches above are this process's
     yield
     torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ import pytest
 from home import SPEECH, becomes, bedside, lines, press, until
 
 from device.bdf import BdfError, Mark, Reader, repair
-from device.blocks import Samples
+from device.blocks import Block
 from device.recording import GAP, LOST, Recorder, Session
 from device.states import Event, State
 
@@ -29,8 +29,8 @@ STEP = 187_500 / (2**23 - 1)  # uV, of a Cyton at gain 24
 NAMES = ["Fp1", "Fp2", "O1", "O2"]
 
 
-def block(samples: Any, first: int = 0, rate: float = 250, names: list[str] = NAMES, gap: bool = False) -> Samples:
-    return Samples(np.asarray(samples, np.float32), first, float(rate), names, gap)
+def block(samples: Any, first: int = 0, rate: float = 250, names: list[str] = NAMES, gap: bool = False) -> Block:
+    return Block(np.asarray(samples, np.float32), first, float(rate), names, gap)
 
 
 def ramp(seconds: float, rate: int = 250, channels: int = 4) -> np.ndarray:
@@ -134,14 +134,14 @@ def test_a_file_cut_anywhere_opens_and_holds_every_whole_second(tmp_path: Path) 
 WRITES = """
 import sys, time, numpy as np
 from pathlib import Path
-from device.blocks import Samples
+from device.blocks import Block
 from device.recording import Session
 session, at, began = Session(sys.argv[1], "cyton"), 0, time.monotonic()
 session.start()
 while True:
     due = int((time.monotonic() - began) * 250)
     if due > at:
-        session.hear([Samples(np.full((8, due - at), 1.0, np.float32), at, 250.0, list("abcdefgh"))])
+        session.hear([Block(np.full((8, due - at), 1.0, np.float32), at, 250.0, list("abcdefgh"))])
         at = due
         session.mark("press")
         print(at / 250, flush=True)

@@ -14,7 +14,7 @@ import pytest
 
 from device import judge
 from device.bdf import BdfError, Reader
-from device.blocks import Samples
+from device.blocks import Block
 from device.config import FIRMWARE
 from device.judge import BaselineError
 from device.recording import GAP, Recorder
@@ -39,13 +39,13 @@ def session(cyton: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path
     railed[6] = 187_500
     recorder = Recorder(file, NAMES, RATE, "cyton")
     quiet, blinks = (cyton[:, a * RATE : b * RATE] for a, b in (CLOSED, BLINKS))
-    recorder.take(Samples(quiet, 0, RATE, NAMES), 44)
+    recorder.take(Block(quiet, 0, RATE, NAMES), 44)
     recorder.mark("press", 44)
-    recorder.take(Samples(blinks, 44 * RATE, RATE, NAMES), 48)
+    recorder.take(Block(blinks, 44 * RATE, RATE, NAMES), 48)
     recorder.mark("reply", 48)
     for second in range(50, 59):
         recorder.tick(second)
-    recorder.take(Samples(railed, 0, RATE, NAMES, True), 88)
+    recorder.take(Block(railed, 0, RATE, NAMES, True), 88)
     recorder.mark("alert: <call_someone>", 88)
     recorder.close(88)
     return file

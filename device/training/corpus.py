@@ -19,7 +19,7 @@ from device.training.sentences import Sentence
 from device.turn import VOICE_RATE
 from device.voice.plain import PlainVoice
 
-COUNTS = {"bank": 2000, "patient": 2000, "chatter": 1600, "bible": 2500, "lexicon": 600, "pattern": 3000}
+COUNTS = {"bank": 2000, "patient": 2000, "chatter": 1600, "bible": 3500, "lexicon": 4500, "pattern": 1200}
 # How much faster a clip is played to make it another person's: lower and larger, or higher and smaller.
 PATIENTS = (0.74, 0.80, 0.87, 1.15)
 SOUND, INDEX = "sound.npy", "clips.jsonl"
@@ -101,10 +101,15 @@ def spoken(voice: PlainVoice, text: str, speed: float = 1.0) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int16), *voice.sounds(text, speed)])
 
 
-def as_another(sound: np.ndarray, pace: float, chance: random.Random) -> np.ndarray:
-    """int16 samples of the same words by somebody else, in a room: pitch and throat times `pace`, less loud, with noise."""
+def shifted(sound: np.ndarray, pace: float) -> np.ndarray:
+    """float32 samples, still on int16's scale, played at `pace` times the speed: below 1 a larger throat, lower and slower."""
     import soxr
 
-    other = soxr.resample(sound.astype(np.float32), VOICE_RATE * pace, VOICE_RATE)
+    return np.asarray(soxr.resample(sound.astype(np.float32), VOICE_RATE * pace, VOICE_RATE))
+
+
+def as_another(sound: np.ndarray, pace: float, chance: random.Random) -> np.ndarray:
+    """int16 samples of the same words by somebody else, in a room: pitch and throat times `pace`, less loud, with noise."""
+    other = shifted(sound, pace)
     noise = np.random.default_rng(chance.getrandbits(32)).normal(0, chance.uniform(5, 60), len(other))
     return np.clip(other * chance.uniform(0.3, 1.0) + noise, -32768, 32767).astype(np.int16)

@@ -65,7 +65,10 @@ def batch(sequences: Iterable[Sequence[Utterance]]) -> Batch:
 
 
 def cut(said: Sequence[Utterance], positions: int) -> Iterator[list[Utterance]]:
-    """A long conversation as sequences of at most `positions` rows: whole utterances, each learnt once, with all that fits before it."""
+    """A long conversation as sequences of at most `positions` rows: whole utterances, each learnt once.
+
+    Half of a sequence comes again as the context of the next. An utterance longer than `positions` is left out.
+    """
     start = learnt = 0
     while learnt < len(said):
         end, rows = start, 0
@@ -85,29 +88,69 @@ class Mixer:
 
     def __init__(self, device: Sequence[Utterance], patient: Sequence[Utterance], positions: int, seed: int, answers: float = 0.3) -> None:
         """`answers`: share of the device's utterances that come after a patient's."""
-        self.device, self.patient, self.positions, self.answers = device, patient, positions, answers
+        self.device = [one for one in device if one.rows <= positions]
+        self.patient, self.positions, self.answers = patient, positions, answers
+        if not self.device:
+            raise ValueError(f"none of the {len(device)} utterances fits into {positions} positions")
         self.chance = np.random.default_rng(seed)
         self._order: list[int] = []
 
-    def _next(self) -> Utterance:
+    def _next(self) -> int:
         if not self._order:  # each once, then again in another order
             self._order = self.chance.permutation(len(self.device)).tolist()
-        return self.device[self._order.pop()]
+        return self._order.pop()
 
     def draw(self) -> list[Utterance]:
         """One sequence of at most `positions` rows."""
         said: list[Utterance] = []
         rows = 0
         while True:
-            one = self._next()
-            before = (
-                [self.patient[int(self.chance.integers(len(self.patient)))]] if self.patient and self.chance.random() < self.answers else []
-            )
+            number = self._next()
+            one, before = self.device[number], self._before()
             size = one.rows + sum(other.rows for other in before)
+            if not said and size > self.positions:
+                before, size = [], one.rows
             if rows + size > self.positions:
-                if said:
-                    self._order.append(int(self.chance.integers(len(self.device))))
-                    return said
-                continue
+                self._order.insert(int(self.chance.integers(len(self._order) + 1)), number)  # its turn comes later
+                return said
             said += [*before, one]
             rows += size
+
+    def _before(self) -> list[Utterance]:
+        asked = bool(self.patient) and self.chance.random() < self.answers
+        return [self.patient[int(self.chance.integers(len(self.patient)))]] if asked else []
+
+
+class Deck:
+    """Whole conversations without end: each is learnt once, then again in another order and cut at another length.
+
+    So that what is said is learnt after much context and after little: a voice must also begin well.
+    """
+
+    def __init__(self, conversations: Sequence[Sequence[Utterance]], positions: int, batch: int, seed: int, rank: int = 0) -> None:
+        """`rank`: of this process, each having an order of its own. Raises ValueError where there is nothing to learn."""
+        self.conversations, self.positions, self.batch = conversations, positions, batch
+        self.chance = np.random.default_rng([seed, rank])
+        self._left: list[list[Utterance]] = []
+        if not learnable(conversations, positions):
+            raise ValueError(f"nothing of {len(conversations)} conversations can be learnt in {positions} positions")
+
+    def _deal(self) -> list[list[Utterance]]:
+        out = []
+        for said in self.conversations:
+            least = max((one.rows for one in said if one.rows <= self.positions), default=self.positions)
+            out += learnable([said], int(self.chance.integers(least, self.positions + 1)))
+        self.chance.shuffle(out)  # type: ignore[arg-type]
+        return out
+
+    def draw(self) -> Batch:
+        """The next `batch` sequences."""
+        while len(self._left) < self.batch:
+            self._left += self._deal()
+        drawn, self._left = self._left[: self.batch], self._left[self.batch :]
+        return batch(drawn)
+
+
+def learnable(conversations: Iterable[Sequence[Utterance]], positions: int) -> list[list[Utterance]]:
+    """All conversations as sequences of at most `positions` rows, but for those that hold nothing to learn."""
+    return [said for whole in conversations for said in cut(whole, positions) if any(one.learn for one in said)]

@@ -38,7 +38,8 @@ def _layer(layer: Block, x: Tensor, angles: Angles) -> Tensor:
     shared = s.heads // s.kv_heads
     if shared > 1:
         keys, values = keys.repeat_interleave(shared, 1), values.repeat_interleave(shared, 1)
-    heard = F.scaled_dot_product_attention(query, keys, values, is_causal=True)
+    kind = values.dtype  # autocast's: turning made the others float32
+    heard = F.scaled_dot_product_attention(query.to(kind), keys.to(kind), values, is_causal=True)
     x = x + layer.out(heard.transpose(1, 2).flatten(2))
     gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, -1)
     return x + layer.down(F.silu(gate) * up)

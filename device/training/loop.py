@@ -22,7 +22,7 @@ from torch import Tensor
 from device.training.dialogues import Batch
 from device.training.lesson import Lesson
 
-STATE = "state.pt"
+STATE, BEST = "state.pt", "best.pt"
 LOG = "log.jsonl"
 
 
@@ -56,7 +56,10 @@ class Loop:
 
     def __init__(self, lesson: Lesson, plan: Plan, out: Path, accelerator: Accelerator | None = None) -> None:
         self.plan, self.out, self.step = plan, out, 0
+        self.least = math.inf  # of the validation losses so far
         self.accelerator = accelerator or Accelerator(gradient_accumulation_steps=plan.accumulate)
+        if self.accelerator.gradient_accumulation_steps != plan.accumulate:
+            raise ValueError(f"the plan accumulates {plan.accumulate} batches, its accelerator another number")
         learning = [p for p in lesson.parameters() if p.requires_grad]
         groups = [  # norms and single numbers are not pulled towards nothing
             {"params": [p for p in learning if p.dim() > 1], "weight_decay": plan.decay},
@@ -77,29 +80,28 @@ class Loop:
         if not file.is_file():
             return False
         state = torch.load(file, map_location="cpu", weights_only=True)
-        self._learning().load(state["weights"])
+        restore(self.bare, state["weights"])
         self.best.load_state_dict(state["best"])
-        self.step = state["step"]
+        self.step, self.least = state["step"], state.get("least", math.inf)
         return True
 
     def save(self) -> None:
         """Only what learns, whole or not at all."""
-        if not self.accelerator.is_main_process:
-            return
-        file = self.out / STATE
-        state = {"weights": self._learning().tensors(), "best": self.best.state_dict(), "step": self.step, "plan": asdict(self.plan)}
-        torch.save(state, file.with_suffix(".new"))
-        file.with_suffix(".new").replace(file)
+        told = {"step": self.step, "least": self.least, "plan": asdict(self.plan)}
+        self._write_state(STATE, {"weights": learning(self.bare), "best": self.best.state_dict(), **told})
 
-    def _learning(self) -> _Learning:
-        return _Learning(self.bare)
+    def _write_state(self, name: str, state: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            new = self.out / f"{name}.new"
+            torch.save(state, new)
+            new.replace(self.out / name)
 
     def run(self, draw: Callable[[], Batch], check: Callable[[int], dict[str, Any]] = lambda step: {}) -> None:
         """Until the plan's steps are done or its minutes are over. `check(step)` gives more to log: validation, samples."""
         plan, began = self.plan, time.monotonic()
         set_seed(plan.seed + self.step)
         sums, counted = torch.zeros(0), 0
-        while self.step < plan.steps and time.monotonic() - began < 60 * plan.minutes:
+        while self.step < plan.steps and not self._late(began):
             losses, norm = self._learn([draw() for _ in range(plan.accumulate)])
             sums, counted = (losses if not counted else sums + losses), counted + 1
             self.step += 1
@@ -112,6 +114,13 @@ class Loop:
                 self.save()
         self.save()
 
+    def _late(self, began: float) -> bool:
+        """Are the plan's minutes over? The processes must agree: one that stopped alone would leave the others waiting."""
+        if math.isinf(self.plan.minutes):
+            return False
+        over = torch.tensor(float(time.monotonic() - began >= 60 * self.plan.minutes), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(over, reduction="sum") > 0)
+
     def _learn(self, batches: list[Batch]) -> tuple[Tensor, float]:
         """One step of the optimiser. (codebooks,) losses, and the gradient's norm."""
         for group in self.best.param_groups:
@@ -119,11 +128,15 @@ class Loop:
         self.lesson.train()
         total, norm = torch.zeros(0), 0.0
         for batch in batches:
-            with self.accelerator.accumulate(self.lesson), self.accelerator.autocast():
+            with self.accelerator.accumulate(self.lesson):  # prepare() made its forward one with autocast
                 first, rest = self.lesson(Batch(*(part.to(self.accelerator.device) for part in batch)))
                 self.accelerator.backward(first + rest.mean())
                 if self.accelerator.sync_gradients:
                     norm = float(self.accelerator.clip_grad_norm_(self.lesson.parameters(), self.plan.clip))
+                    if not math.isfinite(norm):
+                        raise FloatingPointError(
+                            f"the gradient is no number any more at step {self.step + 1}: lower the rate, and go on from the last {STATE}"
+                        )
                 self.best.step()
                 self.best.zero_grad(set_to_none=True)
             losses = torch.cat([first[None], rest]).detach().float().cpu()
@@ -132,7 +145,13 @@ class Loop:
 
     def _checked(self, check: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
         self.lesson.eval()
-        return check(self.step)
+        found = check(self.step)
+        if losses := found.get("validation"):
+            loss = losses[0] + sum(losses[1:]) / len(losses[1:])  # as it is learnt
+            if loss < self.least:
+                self.least = loss
+                self._write_state(BEST, {"weights": learning(self.bare), "step": self.step})
+        return found
 
     def _log(self, began: float, losses: Tensor, norm: float) -> None:
         rest = losses[1:].mean().item()
@@ -154,34 +173,34 @@ class Loop:
             print(line, flush=True)
 
 
-@dataclass
-class _Learning:
-    """The weights of a lesson that learn."""
+def learning(lesson: Lesson) -> dict[str, Tensor]:
+    """The weights that learn, by name."""
+    return {name: p.detach().cpu() for name, p in lesson.named_parameters() if p.requires_grad}
 
-    lesson: Lesson
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {name: p.detach().cpu() for name, p in self.lesson.named_parameters() if p.requires_grad}
-
-    def load(self, stored: dict[str, Tensor]) -> None:
-        own = {name: p for name, p in self.lesson.named_parameters() if p.requires_grad}
-        if own.keys() != stored.keys():
-            missing = sorted(own.keys() ^ stored.keys())[0]
-            raise ValueError(f"the state does not fit this model: {missing} is only in one of them; start in another --out")
-        with torch.no_grad():
-            for name, p in own.items():
-                p.copy_(stored[name])
+@torch.no_grad()
+def restore(lesson: Lesson, stored: dict[str, Tensor]) -> None:
+    """Give the weights that learn what `learning` gave. Raises ValueError where they are of another model."""
+    own = {name: p for name, p in lesson.named_parameters() if p.requires_grad}
+    other = sorted(own.keys() ^ stored.keys()) or [name for name, p in own.items() if p.shape != stored[name].shape]
+    if other:
+        raise ValueError(f"the state does not fit this model: {other[0]} is of one of them alone; start in another --out")
+    for name, p in own.items():
+        p.copy_(stored[name])
 
 
 @torch.no_grad()
 def validation(lesson: Lesson, batches: list[Batch]) -> dict[str, Any]:
-    """Mean loss of each codebook over `batches`, every frame of them teaching the depth decoder."""
+    """Mean loss of each codebook over the frames of `batches`, every frame of them teaching the depth decoder."""
     lesson.eval()
     share, lesson.share = lesson.share, 1.0
-    losses = []
-    for batch in batches:
-        first, rest = lesson(Batch(*(part.to(lesson.csm.text.device) for part in batch)))
-        losses.append(torch.cat([first[None], rest]).float().cpu())
-    lesson.share = share
-    mean = torch.stack(losses).mean(0)
-    return {"validation": [round(value, 4) for value in mean.tolist()]}
+    total, frames = torch.zeros(lesson.csm.shape.codebooks), 0
+    try:
+        for batch in batches:
+            first, rest = lesson(Batch(*(part.to(lesson.csm.text.device) for part in batch)))
+            said = int(batch.learn.sum())
+            total += said * torch.cat([first[None], rest]).float().cpu()
+            frames += said
+    finally:
+        lesson.share = share
+    return {"validation": [round(value, 4) for value in (total / frames).tolist()]}

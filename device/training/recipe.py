@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,14 @@ from device.voice.tokens import Tokens
 SEED = 0
 HEARD = 144_000  # frames of the corpus that Whisper is asked about: enough for the codec, a minute's work each 100 minutes
 CODEC_STEPS, CSM_STEPS, DECODER_STEPS, CRITICS_FROM = 4500, 12_000, 40_000, 12_000
-# Short conversations first, in which what belongs together is soon found: (share of the steps from which, positions, sequences).
-LENGTHS = ((0.0, 256, 8), (0.5, 512, 4), (0.85, 1024, 2))
+# (share of the steps from which, positions, sequences, noise). Two or three words first, one text before one sound: where in
+# the text it is, a model finds out on short ones. Then whole sentences, then conversations, less and less disturbed.
+LESSONS = (
+    (0.0, 50, 40, 0.2), (0.05, 70, 28, 0.2), (0.1, 110, 18, 0.2), (0.2, 160, 12, 0.15),
+    (0.35, 256, 8, 0.1), (0.6, 512, 4, 0.1), (0.85, 1024, 2, 0.1),
+)  # fmt: skip
 CSM = Plan(CSM_STEPS, rate=1.5e-3, rise=300, log_every=50, check_every=500, save_every=250, seed=SEED)
-SHARE, NOISE = 1 / 8, 0.1  # of the frames: those that teach the depth decoder, and those whose input is disturbed
+SHARE = 1 / 8  # of the frames teach the depth decoder: twice Sesame's, for a small decoder costs little
 
 
 class Recipe:
@@ -78,16 +83,22 @@ class Recipe:
     def csm(self) -> None:
         device, patient, held_out = self._utterances()
         model, _ = small.begin(Tokens(self.work / "codes").count, SEED)
-        loop = Loop(Lesson(model, SHARE, NOISE), Plan(**{**vars(CSM), "minutes": self.minutes}), self.work / "csm")
+        loop = Loop(Lesson(model, SHARE), Plan(**{**vars(CSM), "minutes": self.minutes}), self.work / "csm")
         loop.resume()
-        mixers = [(from_, Mixer(device, patient, positions, SEED + loop.step), size) for from_, positions, size in LENGTHS]
-        kept = [batch([[one] for one in held_out[n : n + 20]]) for n in range(0, len(held_out), 20)]
+        mixers = [Mixer(device, patient, positions, SEED + loop.step) for _, positions, _, _ in LESSONS]
+        kept = _portions(held_out)
+        # The same sounds under each other's words: as easy to guess, unless the words are read.
+        swapped = _portions([replace(one, ids=other.ids) for one, other in zip(held_out, [*held_out[7:], *held_out[:7]], strict=True)])
+
+        def check(step: int) -> dict[str, Any]:
+            return validation(loop.bare, kept) | {"unread": validation(loop.bare, swapped)["validation"][0]}
 
         def draw() -> Batch:
-            _, mixer, size = [row for row in mixers if row[0] <= loop.step / CSM_STEPS][-1]
-            return batch([mixer.draw() for _ in range(size)])
+            now = sum(begins <= loop.step / CSM_STEPS for begins, *_ in LESSONS) - 1
+            _, _, sequences, loop.bare.noise = LESSONS[now]
+            return batch([mixers[now].draw() for _ in range(sequences)])
 
-        loop.run(draw, lambda step: validation(loop.bare, kept))
+        loop.run(draw, check)
 
     def decoder(self) -> None:
         mimi = encoded.load_network(self.work / "codes")
@@ -105,12 +116,16 @@ class Recipe:
             half = decoder.Decoder(mimi, DECODER_STEPS, CRITICS_FROM)
             half.load(self.work / "decoder" / "decoder.pt")
             half.settle()
-        export.write(out, model, told, export.codec_tensors(mimi), dtype)
+        export.write(out, model, told, export.codec_tensors(mimi), dtype, twice=False)  # 6 MB
         alphabet.write(out)
         return out
 
     def _utterances(self) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
         return encoded.read(self.work / "codes", corpus.read(self.work / "corpus"))
+
+
+def _portions(said: list[Utterance]) -> list[Batch]:
+    return [batch([[one] for one in said[n : n + 20]]) for n in range(0, len(said), 20)]
 
 
 def stages(recipe: Recipe, wanted: list[str]) -> list[tuple[str, Callable[[], Any]]]:

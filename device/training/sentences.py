@@ -132,13 +132,17 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _lexicon(chance: random.Random) -> Iterator[str]:
-    """Three words at a time of the packaged pronouncing dictionary: sounds that sentences seldom put together."""
+    """A few words at a time of the packaged pronouncing dictionary: what comes next, only the text can tell.
+
+    A model that is taught sentences alone learns to guess how they go on, and long does not look at the text.
+    """
     data = resources.files("hibari").joinpath("assets/lexicon_us_gold.json.gz").read_bytes()
-    words = sorted(word for word in json.loads(gzip.decompress(data)) if re.fullmatch(r"[a-z]{4,11}", word))
+    words = sorted(word for word in json.loads(gzip.decompress(data)) if re.fullmatch(r"[a-z]{3,10}", word))
     while True:
-        one, two, three = chance.sample(words, 3)
-        said = (f"{one.capitalize()}, {two}, and {three}.", f"Say {one} {two}, then {three}.", f"The {one} of {two} was {three}?")
-        yield chance.choice(said)
+        some = chance.sample(words, chance.randint(2, 7))
+        cut = chance.randint(1, len(some))
+        said = " ".join(some[:cut]) + (", " + " ".join(some[cut:]) if some[cut:] else "")
+        yield said[0].upper() + said[1:] + chance.choice("..,?!")
 
 
 def _sentences(text: str) -> list[str]:

@@ -41,13 +41,13 @@ def begin(text_ids: int, seed: int = 0) -> tuple[Csm, dict[str, Any]]:
     told = config(text_ids)
     shape = read_shape(told, "CSM-small")
     csm = Csm(shape)
-    csm.text = nn.Parameter(torch.randn(text_ids, shape.backbone.width) * 0.02)
+    csm.text = nn.Parameter(torch.randn(text_ids, shape.backbone.width) * 0.3)
     for name, module in csm.named_modules():
         if isinstance(module, Norm):
             module.weight.requires_grad_(True)
         elif isinstance(module, nn.Linear | nn.Embedding):
             layers = (shape.depth if name.startswith("depth") else shape.backbone).layers
-            # What a layer adds is the smaller the more layers add: GPT-2's initialisation.
-            spread = 0.02 / (2 * layers) ** 0.5 if name.endswith((".out", ".down")) else 0.02
-            nn.init.normal_(module.weight, 0, spread)
+            # A signal keeps its size through a matrix; what a layer adds is the smaller the more layers add (GPT-2).
+            spread = {"audio_embedding": 0.1, "heads": 0.02}.get(name.partition(".")[0], module.weight.shape[1] ** -0.5)
+            nn.init.normal_(module.weight, 0, spread / (2 * layers) ** 0.5 if name.endswith((".out", ".down")) else spread)
     return csm, told

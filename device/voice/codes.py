@@ -42,11 +42,12 @@ def codes(
         raise VoiceFault(
             f"The conversation takes {talk.rows} positions and {frames} frames as many more, but CSM has {talk.capacity}: shorten either."
         )
-    return _generate(talk, opening, frames, greedy, seed)
+    return generate(talk, opening, frames, greedy, seed)
 
 
 @torch.inference_mode()
-def _generate(talk: Conversation, opening: Segment, frames: int, greedy: bool, seed: int | None) -> list[list[int]]:
+def generate(talk: Conversation, opening: Segment, frames: int, greedy: bool, seed: int | None) -> list[list[int]]:
+    """Up to `frames` frames that speak `opening`, the last segment of `talk`; the end's frame included where it comes."""
     csm = talk.csm
     generator = torch.Generator(csm.device)
     generator.seed() if seed is None else generator.manual_seed(seed)

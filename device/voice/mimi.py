@@ -99,6 +99,11 @@ class Mimi:
         for net, context in contexts.items():
             set_attention_context(net, context)
 
+    @property
+    def moshi(self) -> Any:
+        """moshi's MimiModel, for its tensors."""
+        return self._model
+
     def start(self) -> None:
         """Forget what was encoded and decoded before."""
         self.start_encoding()
@@ -194,7 +199,7 @@ def from_kyutai(file: Path, device: str, codebooks: int, dtype: torch.dtype = to
     try:
         with safe_open(file, "pt") as stored:
             tensors = {name: partial(stored.get_tensor, name) for name in stored.keys()}  # noqa: SIM118
-            return _fill(network(config or {}, codebooks), tensors, _kyutai_names, f"{file.name}: ", device, dtype)
+            return _fill(network(config or {}, codebooks), tensors, kyutai_names, f"{file.name}: ", device, dtype)
     except (OSError, SafetensorError) as error:
         raise VoiceFault(f"{file} can't be read ({error}): fetch it again.") from None
 
@@ -281,7 +286,8 @@ def stored_names(target: str) -> list[str]:
     return [target.replace("in_projs.0", f"{part}_proj") for part in "qkv"] if "in_projs" in target else [target]
 
 
-def _kyutai_names(target: str) -> list[str]:  # the file is older than moshi's names
+def kyutai_names(target: str) -> list[str]:
+    """The one tensor of Kyutai's file that is moshi's `target`: the file is older than moshi's names."""
     return [target.replace("in_projs.0.weight", "in_proj_weight").replace("out_projs.0", "out_proj")]
 
 

@@ -1,6 +1,6 @@
 """The shape of a CSM checkpoint, read from its config.json. It knows no tensor.
 
-Sources: SesameAILabs/csm models.py (the two flavours); transformers' CsmConfig (everything else).
+Sources: SesameAILabs/csm models.py (its two flavours); transformers' CsmConfig (everything else).
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ _SCALED = Rope(factor=32.0)
 FLAVOURS = {
     "llama-1B": StackShape(2048, 16, 32, 8, 64, 8192, 2048, rope=_SCALED),
     "llama-100M": StackShape(1024, 4, 8, 2, 128, 8192, 32, rope=_SCALED),
+    # Not Sesame's: the two of CSM-small (device/training/small.py), so that it can be written in that layout.
+    "csm-small-backbone": StackShape(384, 8, 6, 2, 64, 1024, 1024, rope=Rope(10_000.0)),
+    "csm-small-depth": StackShape(256, 3, 4, 2, 64, 768, 8, rope=Rope(10_000.0)),
 }
 CSM_1B = Shape(FLAVOURS["llama-1B"], FLAVOURS["llama-100M"])
 
