@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -39,3 +40,15 @@ def pulse() -> Iterator[Pulse]:
         finally:
             daemon.kill()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _own_logs() -> Iterator[None]:
+    """A command that ran in this process has set up its log: the next test hears everything, and nothing writes where it wrote."""
+    root, ours = logging.getLogger(), logging.getLogger("bedside")
+    level, before = ours.level, root.handlers[:]
+    yield
+    ours.setLevel(level)
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in before:
+            root.removeHandler(handler)
