@@ -19,7 +19,7 @@ from device.training.sentences import Sentence
 from device.turn import VOICE_RATE
 from device.voice.plain import PlainVoice
 
-COUNTS = {"bank": 2000, "patient": 2000, "chatter": 1600, "bible": 3500, "lexicon": 4500, "pattern": 1200}
+COUNTS = {"bank": 2000, "patient": 2000, "chatter": 1600, "bible": 3500, "word": 15_000, "lexicon": 4500, "pattern": 1200}
 # How much faster a clip is played to make it another person's: lower and larger, or higher and smaller.
 PATIENTS = (0.74, 0.80, 0.87, 1.15)
 SOUND, INDEX = "sound.npy", "clips.jsonl"

@@ -25,10 +25,11 @@ from device.voice.tokens import Tokens
 SEED = 0
 HEARD = 144_000  # frames of the corpus that Whisper is asked about: enough for the codec, a minute's work each 100 minutes
 CODEC_STEPS, CSM_STEPS, DECODER_STEPS, CRITICS_FROM = 4500, 12_000, 40_000, 12_000
-# (share of the steps from which, positions, sequences, noise). Two or three words first, one text before one sound: where in
-# the text it is, a model finds out on short ones. Then whole sentences, then conversations, less and less disturbed.
+# (share of the steps from which, positions, sequences, noise). One to three words first, one text before one sound: where in
+# the text it is, a model finds out on short ones, if there are so many that it can't learn them by heart (of two thousand it
+# did in ten rounds). Then whole sentences, then conversations, less and less disturbed.
 LESSONS = (
-    (0.0, 50, 40, 0.2), (0.05, 70, 28, 0.2), (0.1, 110, 18, 0.2), (0.2, 160, 12, 0.15),
+    (0.0, 50, 40, 0.3), (0.06, 80, 25, 0.2), (0.12, 110, 18, 0.2), (0.2, 160, 12, 0.15),
     (0.35, 256, 8, 0.1), (0.6, 512, 4, 0.1), (0.85, 1024, 2, 0.1),
 )  # fmt: skip
 CSM = Plan(CSM_STEPS, rate=1.5e-3, rise=300, log_every=50, check_every=500, save_every=250, seed=SEED)

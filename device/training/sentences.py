@@ -32,7 +32,7 @@ _SPOKEN = re.compile(r"[A-Za-z][A-Za-z ,;:.!?'—-]*[.!?;,:]")
 
 @dataclass(frozen=True)
 class Sentence:
-    """What is said, and where it comes from: bank, pattern, chatter, bible, lexicon, patient or held_out."""
+    """What is said, and where it comes from: bank, pattern, chatter, bible, word, lexicon, patient or held_out."""
 
     text: str
     source: str
@@ -51,7 +51,8 @@ def training(counts: dict[str, int], seed: int = 0) -> list[Sentence]:
         "patient": lambda scratch: _patient(),
         "chatter": lambda scratch: _chatter(download(CHATTER, scratch)),
         "bible": lambda scratch: _bible(download(BIBLE, scratch)),
-        "lexicon": lambda scratch: _lexicon(chance),
+        "word": lambda scratch: _lexicon(chance, 1, 3),
+        "lexicon": lambda scratch: _lexicon(chance, 2, 7),
         "pattern": lambda scratch: _patterns(chance),
     }
     with tempfile.TemporaryDirectory() as scratch:
@@ -131,15 +132,15 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def _lexicon(chance: random.Random) -> Iterator[str]:
-    """A few words at a time of the packaged pronouncing dictionary: what comes next, only the text can tell.
+def _lexicon(chance: random.Random, least: int, most: int) -> Iterator[str]:
+    """`least` to `most` words at a time of the packaged pronouncing dictionary: what comes next, only the text can tell.
 
     A model that is taught sentences alone learns to guess how they go on, and long does not look at the text.
     """
     data = resources.files("hibari").joinpath("assets/lexicon_us_gold.json.gz").read_bytes()
     words = sorted(word for word in json.loads(gzip.decompress(data)) if re.fullmatch(r"[a-z]{3,10}", word))
     while True:
-        some = chance.sample(words, chance.randint(2, 7))
+        some = chance.sample(words, chance.randint(least, most))
         cut = chance.randint(1, len(some))
         said = " ".join(some[:cut]) + (", " + " ".join(some[cut:]) if some[cut:] else "")
         yield said[0].upper() + said[1:] + chance.choice("..,?!")
