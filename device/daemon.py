@@ -16,10 +16,10 @@ from typing import Any
 import anyio
 
 from device import edges
-from device.affect import estimate
 from device.beat import notify
 from device.caregiver import Caregiver
 from device.config import Settings
+from device.eeg_feed import Feed
 from device.exchange import Exchange
 from device.logs import log
 from device.memory import Memory, MemoryFault
@@ -46,6 +46,7 @@ class Companion:
     ) -> None:
         self.settings, self.panel, self.audio, self.headset = settings, panel, audio, headset
         self.memory, self.sounds, self.watch = memory, sounds, watch
+        self.feed = Feed(headset, settings.headset.board)
         self.caregiver = Caregiver(settings.safety.call_log)
         self.state = State.STARTING
         self.since = time.monotonic()
@@ -80,7 +81,7 @@ class Companion:
         notify("READY=1", "STATUS=waiting for the voice")
         try:
             async with anyio.create_task_group() as self._tasks:
-                for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time):
+                for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time, edges.keep_estimate):
                     self._tasks.start_soon(keep, self)
                 while self._early:
                     self.post(self._early.popleft())
@@ -240,7 +241,4 @@ class Companion:
 
     def affect(self) -> Affect:
         """What the headset supports saying right now; it abstains with the reason otherwise."""
-        window, rate, names = self.headset.window(4.0)
-        if window is None:
-            return Affect(reason=self.headset.reason)
-        return estimate(window, rate, None, names)
+        return self.feed.affect()

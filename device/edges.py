@@ -1,4 +1,4 @@
-"""The edges that come and go: the voice process, the sound card, and time. Each is watched by one task of the loop.
+"""The edges that come and go: the voice process, the sound card, time and the headset. Each is watched by one task of the loop.
 
 They post events and touch no state: `states.py` decides what an event means.
 """
@@ -97,4 +97,11 @@ async def keep_time(home: Companion) -> None:
         if whole and home.state in (State.STARTING, State.FAULT):
             home.post(Event.VOICE_READY)
         watchdog.beat()
+        await anyio.sleep(LOOK)
+
+
+async def keep_estimate(home: Companion) -> None:
+    """What the headset gave since the last look, into the estimate: well under 10 ms each time."""
+    while True:
+        home.feed.look()
         await anyio.sleep(LOOK)
