@@ -406,6 +406,7 @@ def test_the_companion_records_its_session(tmp_path: Path, full: bool, monkeypat
     if not full:
         (file,) = (tmp_path / "eeg").glob("*.bdf")
         read = Reader(file)
-        assert [m.text for m in read.marks if m.text != GAP] == ["press", "release", "reply", "ready"]
+        told = [m.text for m in read.marks if m.text != GAP]
+        assert told[told.index("press") :] == ["press", "release", "reply", "ready"]  # it may begin before the device is ready
         assert len(read.names) == 16
         assert read.samples(0, 250).std() > 1

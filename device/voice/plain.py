@@ -182,7 +182,7 @@ class PlainVoice:
         for sentence in self._hibari.split_sentences(clean(text)):
             for phonemes in self._hibari.phonemize(sentence):
                 for piece in _pieces(phonemes):
-                    sound = self._hibari.from_ids(self._hibari.ids(piece), speed, rng)
+                    sound = self._hibari.from_ids(self._hibari.ids(piece), speed=speed, rng=rng)
                     yield trimmed(to_int16(sound * GAIN))
 
 
