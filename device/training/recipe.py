@@ -23,7 +23,7 @@ from device.voice.mimi import network
 from device.voice.tokens import Tokens
 
 SEED = 0
-HEARD = 144_000  # frames of the corpus that Whisper is asked about: enough for the codec, a minute's work each 100 minutes
+HEARD = 144_000  # frames of the corpus that Whisper is asked about, 3.2 hours: what the codec learns from
 CODEC_STEPS, CSM_STEPS, DECODER_STEPS, CRITICS_FROM = 4500, 12_000, 40_000, 12_000
 # (share of the steps from which, positions, sequences, noise). One to three words first, one text before one sound: where in
 # the text it is, a model finds out on short ones, if there are so many that it can't learn them by heart (of two thousand it
