@@ -24,6 +24,10 @@ def main(argv: list[str] | None = None) -> int:
             error = error.exceptions[0]  # type: ignore[attr-defined]
         if type(error).__module__.startswith("device.") or isinstance(error, OSError):
             print(f"bedside: {error}", file=sys.stderr)
+            if arguments.do is _run:
+                from device.fault_light import show_fault
+
+                show_fault(arguments.config, str(error))
             return 1
         raise
 

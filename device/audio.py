@@ -34,6 +34,7 @@ class Sound(Protocol):
     def take(self) -> tuple[np.ndarray, bool]: ...
     def begin(self) -> None: ...
     def play(self, pcm: np.ndarray) -> None: ...
+    def mute(self, on: bool) -> None: ...
     def stop(self) -> float: ...
     @property
     def played(self) -> float: ...
@@ -88,6 +89,7 @@ class WavCard:
         self._dry: int | None = None  # samples of silence since the queue ran dry in an utterance
         self._played = 0
         self._underrun = 0
+        self._muted = False
 
     def open(self) -> None:
         self._open = True
@@ -123,9 +125,13 @@ class WavCard:
         first = self._given - self._preroll  # of the clip; negative inside the pre-roll
         piece = self._clip[max(first, 0) : max(upto - self._preroll, 0)]
         at = max(-first, 0)
-        out[at : at + len(piece)] = piece
+        out[at : at + len(piece)] = 0 if self._muted else piece
         self._given = upto
         return out, self._complete
+
+    def mute(self, on: bool) -> None:
+        """True: from now on the microphone gives silence, whatever else is asked of it."""
+        self._muted = on
 
     @property
     def clip_over(self) -> bool:
@@ -199,6 +205,14 @@ class WavCard:
             self._heard.append(sound)
         if self._dry is not None:
             self._dry += due - len(sound)
+
+
+VOLUMES = (0.2, 0.35, 0.5, 0.75, 1.0)  # of what the voice gives, for audio.volume 1 to 5
+
+
+def at_volume(pcm: np.ndarray, volume: int) -> np.ndarray:
+    """int16 samples at one of the five volumes; at 5 the very same."""
+    return pcm if volume == len(VOLUMES) else (pcm * VOLUMES[volume - 1]).astype(np.int16)
 
 
 def samples_in(seconds: float, rate: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,19 +34,46 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+def _clock(value: str) -> str:
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
+        raise ValueError("a time of day is needed, such as 21:30")
+    return value
+
+
+Clock = Annotated[str, AfterValidator(_clock)]
+
+
 class Panel(Section):
-    kind: Literal["gpio", "simulated"] = Field("simulated", description="gpio: real pins; simulated: gpiozero's MockFactory")
+    kind: Literal["gpio", "usb", "simulated"] = Field(
+        "simulated", description="gpio: real pins; usb: a USB button alone, without a light; simulated: gpiozero's MockFactory"
+    )
+    board: Literal["auto", "orin-nano", "agx-orin", "thor"] = Field("auto", description="carrier of the header; auto: the device tree's")
     talk_pin: str = Field("BOARD7", description="pin of the talk button")
     call_pin: str = Field("BOARD15", description="pin of the caregiver call button")
     light_pins: tuple[str, str, str] = Field(("BOARD29", "BOARD31", "BOARD33"), description="pins of the red, green and blue light")
-    tap_seconds: float = Field(0.16, ge=0, le=1, description="a press shorter than this is a tap and is ignored")
+    mute_pin: str = Field("", description="pin of the mute switch, closed when the microphone is on; empty: no switch")
+    mute_light_pin: str = Field("", description="pin of the mute switch's own light; empty: none, or wired to the switch itself")
+    louder_pin: str = Field("", description="pin of the louder button; empty: none")
+    quieter_pin: str = Field("", description="pin of the quieter button; empty: none")
+    talk: Literal["hold", "toggle"] = Field("hold", description="hold: held while speaking; toggle: a press begins, the next one ends")
+    tap_seconds: float = Field(0.16, ge=0, le=1, description="hold: a press shorter than this is a tap and is ignored")
     acknowledge_seconds: float = Field(2.0, gt=0, le=10, description="hold the call button this long to acknowledge an alert")
+    usb_device: str = Field("", description="part of the name of a USB button or switch, beside the pins or without; empty: none")
+    usb_talk: str = Field("KEY_SPACE", description="its key that is the talk button")
+    usb_call: str = Field("KEY_ENTER", description="its key that is the call button")
+    usb_louder: str = Field("KEY_VOLUMEUP", description="its key that is the louder button")
+    usb_quieter: str = Field("KEY_VOLUMEDOWN", description="its key that is the quieter button")
+    night: Literal["never", "clock", "ambient", "always"] = Field("never", description="when the light only glimmers")
+    night_begins: Clock = Field("21:30", description="clock: from this time, of the device's own time zone")
+    night_ends: Clock = Field("07:00", description="clock: to this time")
+    ambient_pin: str = Field("", description="ambient: pin that a light sensor closes to ground when the room is dark")
 
 
 class Audio(Section):
     kind: Literal["card", "wav"] = Field("card", description="card: PyAudio; wav: files in and out")
     input: str = Field("", description="part of the input card's name; empty: the default card")
     output: str = Field("", description="part of the output card's name; empty: the default card")
+    volume: int = Field(5, ge=1, le=5, description="how loud the voice begins; an alert is always as loud as 5")
     preroll_seconds: float = Field(0.5, ge=0, le=2, description="sound kept from before the press")
     tail_seconds: float = Field(0.3, ge=0, le=2, description="sound kept from after the release")
 
@@ -131,40 +159,95 @@ def load(path: Path | str | None = None, env: Mapping[str, str] = os.environ, **
     Raises ConfigError for a missing file, broken TOML, an unknown key (with the nearest right one)
     or a value out of range.
     """
-    tree: dict[str, dict[str, Any]] = {}
+    tree: dict[str, Any] = {}
+    text = ""
     if path is not None:
         file = Path(path)
         try:
-            tree = tomllib.loads(file.read_text(encoding="utf-8"))
+            text = file.read_text(encoding="utf-8")
+            tree = tomllib.loads(text)
         except FileNotFoundError:
             raise ConfigError(f"{file}: no such file. 'bedside config show' prints the defaults to start from.") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{file}: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"{file} can't be read ({error.strerror}): run as its owner, or name another file.") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{file} is no text in UTF-8: save it as such.") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{file}: this is not TOML: {error}.") from None
     for name, values in sections.items():
         tree[name] = {**tree.get(name, {}), **values}
     for variable, (section, key) in OVERRIDES.items():
         value = env.get(variable, "")
-        if value:
-            tree.setdefault(section, {})[key] = value in ("0", "false", "no") if variable == "NO_TORCH_COMPILE" else value
+        if value and isinstance(tree.setdefault(section, {}), dict):
+            tree[section][key] = value in ("0", "false", "no") if variable == "NO_TORCH_COMPILE" else value
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(path, e) for e in error.errors())) from None
+        raise ConfigError("\n".join(_sentence(path, text, e) for e in error.errors())) from None
 
 
-def _sentence(path: Path | str | None, error: Any) -> str:
-    """One pydantic error as 'file: section.key = value: what is wrong, and the way out'."""
-    where = ".".join(str(part) for part in error["loc"])
-    source = f"{path}: " if path is not None else ""
+def light_of(path: Path | str | None) -> Panel | None:
+    """The panel of a file that load() may refuse, as far as its light can be read; None where it has no light on pins."""
+    try:
+        lines = Path(path or "").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    while lines:
+        try:
+            table = tomllib.loads("\n".join(lines)).get("panel", {})
+            panel = Panel.model_validate({key: table[key] for key in ("kind", "board", "light_pins") if key in table})
+            return panel if panel.kind == "gpio" else None
+        except tomllib.TOMLDecodeError:
+            lines.pop()  # what stands before the mistake
+        except (ValidationError, TypeError, AttributeError):
+            return None
+    return None
+
+
+def _sentence(path: Path | str | None, text: str, error: Any) -> str:
+    """One pydantic error as 'file:line: section.key = value: what is wrong, and the way out'."""
+    place = [str(part) for part in error["loc"]]
+    where = ".".join(place)
+    line = _line(text, place)
+    source = f"{path}:{line}: " if line else f"{path}: " if path is not None else ""
     if error["type"] == "extra_forbidden":
-        known = list(Settings.model_fields)
-        if len(error["loc"]) > 1 and error["loc"][0] in Settings.model_fields:
-            annotation: Any = Settings.model_fields[str(error["loc"][0])].annotation
-            known = list(annotation.model_fields)
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}."
-        return f"{source}unknown setting '{where}': {hint}"
-    return f"{source}{where} = {error['input']!r}: {error['msg']}"
+        return f"{source}unknown setting '{where}': {_hint(place)}"
+    if error["type"] == "model_type":
+        return f"{source}{where} = {error['input']!r}: this is a section, so write [{where}] and its settings below."
+    where = ".".join(place[:2])  # of a list, the whole of it
+    said = "more values are needed" if error["type"] == "missing" else error["msg"].removeprefix("Value error, ")
+    return f"{source}{where} = {error['input']!r}: {said[:1].lower()}{said[1:]}"
+
+
+def _hint(place: list[str]) -> str:
+    """The nearest right key, or the section in which this one belongs."""
+    homes = {key: name for name, section in _sections().items() for key in section}
+    section, key = (place[0], place[-1]) if len(place) > 1 else ("", place[0])
+    known = _sections().get(section, list(Settings.model_fields))
+    if homes.get(key, section) != section:
+        return f"it belongs in [{homes[key]}]."
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}."
+
+
+def _sections() -> dict[str, list[str]]:
+    annotations: dict[str, Any] = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return {name: list(model.model_fields) for name, model in annotations.items()}
+
+
+def _line(text: str, place: list[str]) -> int | None:
+    """The line, from 1, on which the setting at `place` stands in the TOML `text`; the section's own for a section."""
+    section: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if head := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+            section = [part.strip(" \"'") for part in head[1].split(".")]
+            if section == place:
+                return number
+        elif key := re.match(r"\s*([\w.\"' -]+?)\s*=", line):
+            found = section + [part.strip(" \"'") for part in key[1].split(".")]
+            if found == place[: len(found)] and len(found) >= min(len(place), 2):
+                return number
+    return None
 
 
 def rows() -> list[tuple[str, str, str]]:

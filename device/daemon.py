@@ -17,6 +17,7 @@ import anyio
 
 from device import edges
 from device.affect import estimate
+from device.audio import VOLUMES, at_volume
 from device.beat import notify
 from device.caregiver import Caregiver
 from device.config import Settings
@@ -24,7 +25,7 @@ from device.exchange import Exchange
 from device.logs import log
 from device.memory import Memory, MemoryFault
 from device.recording import Session, keep_recording
-from device.states import TIMEOUTS, TRANSITIONS, Event, State, light, step
+from device.states import TIMEOUTS, TRANSITIONS, Control, Event, State, light, step
 from device.turn import Affect, Alert, Turn
 from device.voice.link import Voice, VoiceLost
 
@@ -49,6 +50,7 @@ class Companion:
         self.memory, self.sounds, self.watch = memory, sounds, watch
         self.recording = Session(settings.headset.record, settings.headset.board)
         self.caregiver = Caregiver(settings.safety.call_log)
+        self.volume, self.muted, self.night = settings.audio.volume, False, False
         self.state = State.STARTING
         self.since = time.monotonic()
         self.history: list[tuple[float, str]] = []  # (monotonic seconds, state) since the last press
@@ -59,7 +61,7 @@ class Companion:
         self.exchange: Exchange | None = None
         self._scope: anyio.CancelScope | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._early: deque[Event] = deque()
+        self._early: deque[Event | Control] = deque()
         self._over = anyio.Event()  # set when no turn runs and the last one is stored
         self._over.set()
         self._number = 0
@@ -67,27 +69,34 @@ class Companion:
         self.overdue = False
         self._alert: Alert | None = None
 
-    def post(self, event: Event) -> None:
+    def post(self, event: Event | Control) -> None:
         """Tell the loop of an event, from any thread. (anyio.from_thread would wait for the loop.)"""
+        if event in (Control.MUTE, Control.UNMUTE):  # in the switch's own thread, before anything the loop may do
+            self.audio.mute(event is Control.MUTE)
         if self._loop is None:
             self._early.append(event)  # a button pressed while we start is not lost
         else:
             self._loop.call_soon_threadsafe(self._events_in.send_nowait, event)
 
     async def run(self) -> None:
-        self._events_in, self._events = anyio.create_memory_object_stream[Event](1000)
+        self._events_in, self._events = anyio.create_memory_object_stream[Event | Control](1000)
         self._loop = asyncio.get_running_loop()
-        self._show()
+        self.muted = self.panel.muted
+        self.audio.mute(self.muted)
+        self.show()
         self.headset.start()
         notify("READY=1", "STATUS=waiting for the voice")
         try:
             async with anyio.create_task_group() as self._tasks:
-                for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time, keep_recording):
+                for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time, edges.keep_night, keep_recording):
                     self._tasks.start_soon(keep, self)
                 while self._early:
                     self.post(self._early.popleft())
                 async for event in self._events:
-                    self._take(event)
+                    if isinstance(event, Control):
+                        self._turn_control(event)
+                    else:
+                        self._take(event)
         finally:
             notify("STOPPING=1")
             self.headset.close()
@@ -105,8 +114,10 @@ class Companion:
                 self._play(SENTENCES[before])
             return
         after = step(before, event)
+        if self.muted and after is State.LISTENING:
+            return self._answer_muted(before)
         self.recording.saw(event, before, after, self._alert.kind if self._alert else "")
-        if event is Event.PRESS:
+        if after is State.LISTENING:
             self.history = []
         self._enter(after, event)
         if after is State.THINKING:
@@ -142,17 +153,44 @@ class Companion:
             log("state", was=self.state.value, now=state.value, event=event.value, seconds=now - self.since)
         self.state, self.since, self.overdue = state, now, False
         self.history.append((now, state.value))
-        self._show()
+        self.show()
         notify(f"STATUS={state.value}")
         self.watch("state", (now, state))
 
-    def _show(self) -> None:
+    def show(self) -> None:
         stand_in = bool(self.about and self.about.get("stand_in"))
-        self.panel.show(light(self.state, stand_in))
+        self.panel.show(light(self.state, stand_in, self.muted), self.night)
+
+    def say(self, pcm: Any) -> None:
+        """Sound for the patient, at the volume that they chose."""
+        self.audio.play(at_volume(pcm, self.volume))
 
     def _play(self, name: str) -> None:
         self.audio.begin()
-        self.audio.play(self.sounds[name])
+        self.say(self.sounds[name])
+
+    # Mute and volume ---------------------------------------------------------------------------
+
+    def _turn_control(self, control: Control) -> None:
+        if control in (Control.MUTE, Control.UNMUTE):
+            self.muted = control is Control.MUTE
+            if self.muted and self.state is State.LISTENING:
+                self._take(Event.TAP)  # what was begun is dropped
+        else:
+            self.volume = min(max(self.volume + (1 if control is Control.LOUDER else -1), 1), len(VOLUMES))
+            if self.state is State.READY and self.audio.pending == 0:
+                self._play("listening")  # so loud it is now
+        log("control", control=control.value, volume=self.volume)
+        self.show()
+
+    def _answer_muted(self, before: State) -> None:
+        """A press that nobody may hear: it still silences a reply, and says why nothing listens."""
+        log("ignored", state=before.value, event="press", reason="muted")
+        if before is State.SPEAKING:
+            self._silence_turn()
+            self._enter(State.READY, Event.SPOKEN)
+        if self.audio.pending == 0:
+            self._play("muted")
 
     def _raise_alarm(self, before: State, event: Event) -> None:
         """Sound first, then the call: nothing here waits for a model, a disk or a network."""
@@ -164,7 +202,8 @@ class Companion:
                 self._alert = Alert("call_someone", "call button", "calling")
         assert self._alert is not None
         self._silence_turn()
-        self._play(self._alert.message)
+        self.audio.begin()
+        self.audio.play(self.sounds[self._alert.message])  # at full volume, whatever was chosen
         self._tasks.start_soon(anyio.to_thread.run_sync, self.caregiver.call, self._alert.kind, self._alert.rule)
         self.watch("call", self._alert)
 

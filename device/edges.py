@@ -1,4 +1,4 @@
-"""The edges that come and go: the voice process, the sound card, and time. Each is watched by one task of the loop.
+"""The edges that come and go: the voice process, the sound card, time and night. Each is watched by one task of the loop.
 
 They post events and touch no state: `states.py` decides what an event means.
 """
@@ -13,6 +13,7 @@ import anyio
 from device.audio import SoundLost
 from device.beat import Beat, notify
 from device.logs import log
+from device.night import Night
 from device.states import TIMEOUTS, TRANSITIONS, Event, State
 from device.voice.link import Message, Voice, VoiceLost
 
@@ -83,6 +84,17 @@ async def keep_sound(home: Companion) -> None:
                 await anyio.sleep(AGAIN)
             again = home.audio.reopen
         await anyio.sleep(LOOK)
+
+
+async def keep_night(home: Companion) -> None:
+    """The light's night profile, by the clock or the room."""
+    night = Night(home.settings.panel, lambda: home.panel.dark)
+    while True:
+        if home.night != night.now():
+            home.night = not home.night
+            log("night", on=home.night)
+            home.show()
+        await anyio.sleep(1.0)
 
 
 async def keep_time(home: Companion) -> None:

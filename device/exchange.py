@@ -97,7 +97,7 @@ class Exchange:
 
     async def _say_again(self) -> Event:
         self._home.audio.begin()
-        self._home.audio.play(self._home.sounds["again"])
+        self._home.say(self._home.sounds["again"])
         self._home.post(Event.FIRST_AUDIO)
         await self._drain()
         return Event.SPOKEN
@@ -113,7 +113,7 @@ class Exchange:
             message = await self._next("clause", "planned", "audio", "spoken")
             if message.kind == "audio":
                 self._seconds[self._spoken] += len(message.pcm) / VOICE_RATE
-                home.audio.play(message.pcm)
+                home.say(message.pcm)
                 if "release_to_first_audio" not in self.latency:
                     self._mark("release_to_first_audio")
                     home.post(Event.FIRST_AUDIO)

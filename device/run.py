@@ -41,8 +41,10 @@ def run(settings: Settings, config: str | None, with_voice: bool = False) -> int
     recorded, memory = sounds.load(FIRMWARE / "sounds"), open_memory(settings)
 
     async def companion() -> None:
-        panel = open_panel(settings.panel, lambda event: home.post(event))
+        homes: list[Companion] = []  # a button may be pressed before there is one
+        panel = open_panel(settings.panel, lambda event: homes[0].post(event) if homes else None)
         home = Companion(settings, panel, open_audio(settings.audio), open_headset(settings.headset), memory, recorded)
+        homes.append(home)
         with contextlib.closing(panel):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_until_signal, tasks.cancel_scope)

@@ -43,6 +43,7 @@ class SoundCard:
     def __init__(self, settings: AudioSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()  # held for a copy at most
+        self._muted = False
         self._pa: Any = None
         self._streams: list[Any] = []
         self._forget()
@@ -140,6 +141,13 @@ class SoundCard:
             pcm = self._to_mic_rate.resample_chunk(pcm, last=self._complete)
         return pcm, self._complete
 
+    def mute(self, on: bool) -> None:
+        """True: from now on the microphone gives silence, and what the ring holds from before is forgotten. From any thread."""
+        with self._lock:
+            self._muted = on
+            self._ring.clear()
+            self._fresh = [bytes(len(block)) for block in self._fresh]
+
     def begin(self) -> None:
         """A new utterance: `played` counts from zero."""
         with self._lock:
@@ -188,9 +196,7 @@ class SoundCard:
     def _open_mic(self, pyaudio: Any) -> None:
         index, self._mic_rate = self._find("input", self._settings.input)
         block = round(MIC_BLOCK * self._mic_rate)
-        stream, channels = self._start(
-            pyaudio, block, self._mic_rate, self._hear, input=True, input_device_index=index
-        )
+        stream, channels = self._start(pyaudio, block, self._mic_rate, self._hear, input=True, input_device_index=index)
         self._mic_width = 2 * channels
         preroll = int(self._settings.preroll_seconds * self._mic_rate)
         with self._lock:
@@ -201,9 +207,7 @@ class SoundCard:
     def _open_speaker(self, pyaudio: Any) -> None:
         index, self._speaker_rate = self._find("output", self._settings.output)
         block = round(SPEAKER_BLOCK * self._speaker_rate)
-        stream, channels = self._start(
-            pyaudio, block, self._speaker_rate, self._speak, output=True, output_device_index=index
-        )
+        stream, channels = self._start(pyaudio, block, self._speaker_rate, self._speak, output=True, output_device_index=index)
         self._speaker_width = 2 * channels
         self._latency = stream.get_output_latency()
         stream.start_stream()
@@ -236,14 +240,12 @@ class SoundCard:
         else:
             cards = [getattr(self._pa, f"get_default_{way}_device_info")()]
         if not cards:
-            raise SoundLost(
-                f"audio.{way} = '{part}' fits no sound card: there is {names}; "
-                "name a part of one, or leave it empty for the default card."
-            )
+            raise SoundLost(f"audio.{way} = '{part}' fits no sound card: there is {names}; name a part of one, or none for the default.")
         return int(cards[0]["index"]), int(cards[0]["defaultSampleRate"])
 
     def _hear(self, raw: bytes, frames: int, when: Any, status: int) -> tuple[None, int]:
         with self._lock:
+            raw = bytes(len(raw)) if self._muted else raw
             self._ring.append(raw)
             if self._clip_on:
                 self._fresh.append(raw)

@@ -27,6 +27,7 @@ NAMES: dict[str, str] = {
     "cant_answer": "the button is pressed while the voice is lost",
     "calling": "the call button was pressed",
     "crisis": "a safety rule fired",
+    "muted": "the button is pressed while the mute switch is off",
     "listening": "not yet: to come with the work on sound, once the microphone is live",
 }
 SPOKEN = tuple(name for name in NAMES if name != "listening")

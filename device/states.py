@@ -34,6 +34,15 @@ class Event(Enum):
     TIMEOUT = "timeout"  # the state lasted longer than it may
 
 
+class Control(Enum):
+    """What hands also do; it changes no state."""
+
+    MUTE = "mute"  # the switch is off: nothing hears
+    UNMUTE = "unmute"
+    LOUDER = "louder"
+    QUIETER = "quieter"
+
+
 @dataclass(frozen=True)
 class Light:
     """What the wearer sees. `rgb` in [0, 1] each; `blink` is the period in seconds, 0 for steady."""
@@ -41,6 +50,12 @@ class Light:
     rgb: tuple[float, float, float]
     blink: float
     words: str
+
+    @property
+    def warns(self) -> bool:
+        """Whether it flashes red or yellow."""
+        red, _, blue = self.rgb
+        return self.blink > 0 and red > 0 and blue == 0
 
 
 S, E = State, Event
@@ -56,13 +71,23 @@ LIGHTS: dict[State, Light] = {
     S.FAULT: Light((1, 1, 0), 1.0, "yellow, slow"),
 }
 
+# The mute switch is off: ready, but deaf.
+MUTED = Light((1, 0, 1), 0.0, "violet")
 # What was asked for can't run (CSM, a chat model) and its embedded peer stands in: said, never hidden.
 STAND_IN = Light((0, 1, 0), 3.0, "green, slow")
+
+# What covers a state's own light, the first row that applies. Nothing covers an alert, a fault or a start; and while the
+# device thinks or speaks it does so, muted or not.
+COVERS: tuple[tuple[str, frozenset[State], Light], ...] = (
+    ("muted", frozenset({S.READY, S.LISTENING}), MUTED),
+    ("stand_in", frozenset({S.READY}), STAND_IN),
+)
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.STARTING, E.VOICE_READY): S.READY,
     (S.READY, E.PRESS): S.LISTENING,
     (S.LISTENING, E.RELEASE): S.THINKING,
+    (S.LISTENING, E.PRESS): S.THINKING,  # talk = "toggle": the second press ends what the first began
     (S.LISTENING, E.TAP): S.READY,
     (S.THINKING, E.NOTHING): S.READY,
     (S.THINKING, E.FIRST_AUDIO): S.SPEAKING,
@@ -95,9 +120,10 @@ TIMEOUTS: dict[State, float] = {
 }
 
 
-def light(state: State, stand_in: bool = False) -> Light:
-    """What the light shows. `stand_in`: CSM or the chat model was asked for and can't run."""
-    return STAND_IN if stand_in and state is State.READY else LIGHTS[state]
+def light(state: State, stand_in: bool = False, muted: bool = False) -> Light:
+    """What the light shows. `stand_in`: CSM or the chat model was asked for and can't run. `muted`: the mute switch is off."""
+    holds = {"stand_in": stand_in, "muted": muted}
+    return next((over for what, states, over in COVERS if holds[what] and state in states), LIGHTS[state])
 
 
 def step(state: State, event: Event) -> State:

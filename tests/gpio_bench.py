@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class PeerRequest:
     def __init__(self, line: PeerLine, offset: int) -> None:
         self.line, self.offset, self.count = line, offset, 0
         self.fd, self._bell = os.pipe()
-        self._events: list[EdgeEvent] = []
+        self._events: deque[EdgeEvent] = deque()
 
     def reconfigure_lines(self, config: dict[int, LineSettings]) -> None:
         (self.line.settings,) = config.values()
@@ -68,9 +69,7 @@ class PeerRequest:
         return bool(select.select([self.fd], [], [], timeout)[0])
 
     def read_edge_events(self, max_events: int | None = None) -> list[EdgeEvent]:
-        count = len(os.read(self.fd, 64))
-        events, self._events = self._events[:count], self._events[count:]
-        return events
+        return [self._events.popleft() for _ in os.read(self.fd, 64)]
 
     def release(self) -> None:
         self.line.request, self.line.consumer = None, ""

@@ -62,6 +62,7 @@ async def bedside(
     throat: Any = None,
     about: dict[str, Any] | None = None,
     headset: dict[str, str] | None = None,
+    panel: dict[str, str] | None = None,
 ) -> AsyncIterator[Any]:
     """A companion that runs, with everything a test may want to look at or pull.
 
@@ -75,12 +76,12 @@ async def bedside(
         memory={"file": str(folder / "memory.db"), "conversation": ""},
         safety={"call_log": str(folder / "calls.log")},
         headset=headset or {},
-        panel={"acknowledge_seconds": HOLD, "tap_seconds": 0.05},
+        panel={"acknowledge_seconds": HOLD, "tap_seconds": 0.05, **(panel or {})},
     )
     ears, pen = ears or LevelEars(sentence), pen or AskedPen(*replies)
     server = serve(settings.voice.socket, ears, pen, throat, about) if voice and not socket else None
     holder: list[Companion] = []
-    panel = open_panel(settings.panel, lambda event: holder[0].post(event))
+    hands = open_panel(settings.panel, lambda event: holder[0].post(event))
     card = WavCard(clips, tail=0.3, preroll=0.5, speed=SPEED)
     memory = Memory(folder / "memory.db")
     seen: list[State] = []
@@ -89,12 +90,12 @@ async def bedside(
     def watch(kind: str, value: Any) -> None:
         if kind == "state":
             seen.append(value[1])
-            entered.append((value[1], panel.lit()))
+            entered.append((value[1], hands.lit()))
 
-    companion = Companion(settings, panel, card, open_headset(settings.headset), memory, SOUNDS, watch)
+    companion = Companion(settings, hands, card, open_headset(settings.headset), memory, SOUNDS, watch)
     holder.append(companion)
     home = SimpleNamespace(
-        companion=companion, panel=panel, card=card, memory=memory, ears=ears, pen=pen, server=server,
+        companion=companion, panel=hands, card=card, memory=memory, ears=ears, pen=pen, server=server,
         seen=seen, entered=entered, settings=settings, calls=folder / "calls.log",
     )  # fmt: skip
     async with anyio.create_task_group() as tasks:
@@ -105,7 +106,7 @@ async def bedside(
             await until(lambda: hasattr(companion, "_events_in") and card.alive(), "the companion's loop")
         yield home
         tasks.cancel_scope.cancel()
-    panel.close()
+    hands.close()
     memory.close()
 
 
@@ -122,7 +123,8 @@ async def becomes(home: Any, state: State, seconds: float = 10.0) -> None:
     while home.companion.state is not state:
         assert time.monotonic() < deadline, f"still {home.companion.state}, never {state}: {home.seen}"
         await anyio.sleep(0.005)
-    assert home.panel.lit() == light(state).rgb or light(state).blink
+    shown = light(state, muted=home.companion.muted)
+    assert home.panel.lit() == shown.rgb or shown.blink or home.companion.night
 
 
 async def press(home: Any) -> None:

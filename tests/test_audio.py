@@ -11,7 +11,7 @@ import pytest
 from pulse import until
 
 from device import config
-from device.audio import SoundLost, WavCard, open_audio
+from device.audio import VOLUMES, SoundLost, WavCard, at_volume, open_audio
 from device.bench_sound import Pulse
 from device.soundcard import SoundCard, quiet
 from device.turn import MIC_RATE, VOICE_RATE
@@ -159,6 +159,28 @@ def test_ten_times_faster_is_ten_times_faster(clock: HandClock) -> None:
     assert sound.played == 0.5
 
 
+def test_five_volumes_grow_and_the_last_is_the_voice_itself() -> None:
+    sound = tone(0.1)
+    loudness = [np.abs(at_volume(sound, volume)).max() for volume in range(1, len(VOLUMES) + 1)]
+    assert loudness == sorted(set(loudness))
+    assert at_volume(sound, 5) is sound
+    assert at_volume(sound, 1).dtype == np.int16
+    assert loudness[0] > 1000  # the softest is still to be heard
+
+
+def test_a_muted_simulated_card_gives_silence(clock: HandClock) -> None:
+    sound = card(clock, ramp(2 * MIC_RATE))
+    sound.listen(True)
+    clock.now += 1.0
+    assert sound.take()[0].any()
+    sound.mute(True)
+    clock.now += 0.2
+    assert not sound.take()[0].any()
+    sound.mute(False)
+    clock.now += 0.2
+    assert sound.take()[0].any()
+
+
 # --- the real card -------------------------------------------------------------------------------
 
 
@@ -221,6 +243,23 @@ def test_a_tone_comes_back_with_its_frequency_and_its_length(sound: SoundCard) -
     assert peak_hertz(middle) == pytest.approx(440, abs=2)
     turns = np.flatnonzero(np.diff(np.signbit(middle).astype(int)) == 1)
     assert set(np.diff(turns)) <= {36, 37}  # 36.36 samples a wave: no jump anywhere
+
+
+def test_a_muted_card_gives_silence_and_forgets_what_it_heard(sound: SoundCard) -> None:
+    """The ring holds nothing from before the switch; and on again, what sounds now is heard."""
+    sound.begin()
+    sound.play(tone(5.0))
+    until(lambda: sound.played > 0.8, "the tone has sounded for a while")
+    sound.mute(True)
+    sound.listen(True)
+    sound.listen(False)
+    heard = taken(sound, lambda _, complete: complete)
+    assert len(heard) > 0.2 * MIC_RATE
+    assert np.abs(heard).max() <= 1  # the resampler's own dither
+    sound.mute(False)
+    sound.listen(True)
+    assert loud(taken(sound, lambda heard, _: loud(heard)))
+    sound.stop()
 
 
 def test_the_preroll_holds_what_sounded_before_the_press(sound: SoundCard) -> None:

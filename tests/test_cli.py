@@ -67,7 +67,7 @@ def test_a_mistyped_setting_is_one_line_with_the_nearest_key(tmp_path: Path) -> 
     file = tmp_path / "bad.toml"
     file.write_text('[voice]\nengin = "csm"\n')
     line = sentence(bedside("config", "check", "--config", str(file)))
-    assert line == f"bedside: {file}: unknown setting 'voice.engin': did you mean 'engine'?"
+    assert line == f"bedside: {file}:2: unknown setting 'voice.engin': did you mean 'engine'?"
 
 
 @pytest.mark.parametrize(

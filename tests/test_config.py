@@ -39,13 +39,13 @@ def test_an_unknown_section_names_the_nearest_one(file: Path) -> None:
 
 
 def test_a_key_like_no_other_lists_what_is_known(file: Path) -> None:
-    assert "known here: kind, talk_pin, call_pin" in fault(file, "[panel]\nxyzzy = 1\n")
+    assert "known here: kind, board, talk_pin, call_pin" in fault(file, "[panel]\nxyzzy = 1\n")
 
 
 @pytest.mark.parametrize(
     ("text", "key", "value"),
     [
-        ('[panel]\nkind = "usb"\n', "panel.kind", "'usb'"),
+        ('[panel]\nkind = "usbb"\n', "panel.kind", "'usbb'"),
         ("[voice]\nthreads = 0\n", "voice.threads", "0"),
         ('[audio]\npreroll_seconds = "long"\n', "audio.preroll_seconds", "'long'"),
         ('[headset]\nboard = "cytom"\n', "headset.board", "'cytom'"),
@@ -57,13 +57,12 @@ def test_a_bad_value_names_file_key_and_value(
     file: Path, text: str, key: str, value: str
 ) -> None:
     said = fault(file, text)
-    assert said.startswith(f"{file}: ")
-    assert key in said
-    assert value in said or key == "panel.light_pins"
+    assert said.startswith(f"{file}:2: {key} = ")
+    assert value in said
 
 
 def test_every_wrong_setting_is_told_at_once(file: Path) -> None:
-    assert len(fault(file, '[panel]\nkind = "usb"\ntap_seconds = 9\n').splitlines()) == 2
+    assert len(fault(file, '[panel]\nkind = "usbb"\ntap_seconds = 9\n').splitlines()) == 2
 
 
 def test_a_missing_file_says_how_to_begin(tmp_path: Path) -> None:

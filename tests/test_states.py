@@ -8,7 +8,8 @@ from itertools import product
 import pytest
 
 from device import states
-from device.states import LIGHTS, TIMEOUTS, TRANSITIONS, Event, State, step
+from device.lamp import rhythm
+from device.states import COVERS, LIGHTS, MUTED, STAND_IN, TIMEOUTS, TRANSITIONS, Event, Light, State, light, step
 
 PAIRS = list(product(State, Event))
 NOT_READY = [s for s in State if s is not State.READY]
@@ -33,7 +34,51 @@ def test_every_state_has_a_light_of_its_own() -> None:
 
 
 def test_no_light_is_dark() -> None:
-    assert all(max(light.rgb) > 0 for light in LIGHTS.values())
+    assert all(max(shown.rgb) > 0 for shown in [*LIGHTS.values(), MUTED, STAND_IN])
+
+
+# The order in which lights cover each other, highest first, as a nurse would say it.
+ORDER = ["calls a person", "is broken", "is starting", "thinks", "speaks", "hears nobody", "listens", "stands in", "is ready"]
+
+
+def what_is_true(state: State, muted: bool, stand_in: bool) -> set[str]:
+    """All that could be shown at once."""
+    said = {
+        State.ALERTING: "calls a person", State.FAULT: "is broken", State.STARTING: "is starting", State.THINKING: "thinks",
+        State.SPEAKING: "speaks", State.LISTENING: "listens", State.READY: "is ready",
+    }  # fmt: skip
+    more = {"hears nobody"} if muted else set()
+    return {said[state]} | more | ({"stands in"} if stand_in and state is State.READY else set())
+
+
+SHOWN: dict[str, Light] = {
+    "calls a person": LIGHTS[State.ALERTING], "is broken": LIGHTS[State.FAULT], "is starting": LIGHTS[State.STARTING],
+    "thinks": LIGHTS[State.THINKING], "speaks": LIGHTS[State.SPEAKING], "hears nobody": MUTED, "listens": LIGHTS[State.LISTENING],
+    "stands in": STAND_IN, "is ready": LIGHTS[State.READY],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("state", "muted", "stand_in", "night"), list(product(State, (False, True), (False, True), (False, True))))
+def test_the_most_important_truth_is_what_the_light_shows(state: State, muted: bool, stand_in: bool, night: bool) -> None:
+    """Over every combination; by night the colour stays and only what warns is as bright as by day."""
+    first = min(what_is_true(state, muted, stand_in), key=ORDER.index)
+    shown = light(state, stand_in, muted)
+    assert shown is SHOWN[first]
+    lit, dark = rhythm(shown, night)
+    by_day = rhythm(shown, False)
+    if state in (State.ALERTING, State.FAULT):
+        assert (lit, dark) == by_day
+    elif night:
+        assert 0 < lit <= 0.1 * (lit + dark)
+    else:
+        assert (lit, dark) == (shown.blink / 2, shown.blink / 2)
+
+
+def test_covers_have_lights_of_their_own() -> None:
+    own = {(shown.rgb, shown.blink) for shown in LIGHTS.values()}
+    covers = [(shown.rgb, shown.blink) for _, _, shown in COVERS]
+    assert len(own | set(covers)) == len(own) + len(covers)
+    assert not any(shown.warns for _, _, shown in COVERS)
 
 
 def test_flashing_red_and_yellow_are_kept_for_alert_and_fault() -> None:
