@@ -78,6 +78,7 @@ ORIN_NANO = (
     HeaderLine(40, "PI.00", MAIN_234, 51, 21, "I2S0_SDOUT"),
 )
 
+# NVIDIA's device tree header for this carrier has BOARD16 and BOARD32 the other way round (PBB.00 and PBB.01): avoid both.
 AGX_ORIN = (
     HeaderLine(7, "PQ.06", MAIN_234, 106, 4, "MCLK05"),
     HeaderLine(11, "PR.04", MAIN_234, 112, 17, "UART1_RTS"),

@@ -133,7 +133,7 @@ class UsbButtons:
             if self._ear in ready:
                 return True
             for event in self._events(button) if button.fd in ready else ():
-                if event.type == ecodes.EV_KEY and event.value in (0, 1):  # 2 is the keyboard's own repeat
+                if event.type == ecodes.EV_KEY:  # 1 down, 0 up; 2 is the keyboard's own repeat, and no second press
                     self._edge(event.code, bool(event.value), event.timestamp())
                 elif event.type == ecodes.EV_SYN and event.code == ecodes.SYN_DROPPED:
                     self._look_again(button, event.timestamp())
