@@ -1,255 +1,254 @@
-"""Signal quality, alpha and relaxation from one window of EEG, against the wearer's own baseline.
+"""What the headset supports saying about the wearer, against their own quiet baseline; it abstains with a reason otherwise.
 
-It does not know headsets, threads or replies; numpy only, no state but the `Baseline` it is given.
+Claimed: "more or less engaged (as if working something out) or relaxed than in this wearer's own quiet minute". Not claimed: any
+feeling, anything between people, anything about the jaw. Valence is never estimated: from EEG across people it is chance
+(EEGain, leave-one-subject-out on DEAP: 0.51-0.53 against 0.57 for the trivial answer), and nobody's own labels are collected yet.
 
-What is claimed: "more or less relaxed than this wearer's own quiet baseline", nothing else.
-Engagement waits for a calibrated classifier. Valence is never estimated: from EEG across people it
-is chance (EEGain, leave-one-subject-out on DEAP: 0.51-0.53 against 0.57 for the trivial answer).
-
-This is the thin form: notch and band-pass are zeroed FFT bins on one window, with nothing carried
-from window to window, and relaxation is a fixed squashing of one z-score, fitted to nobody.
+This file is the public face: `Estimator`, and `python -m device.affect evaluate FILE.npz --layout cyton8`. It knows no headset,
+thread or reply.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from device.baseline import CAP, Baseline, QuietMinute
+from device.conditioning import steady
+from device.eeg_features import FEATURES
+from device.eeg_quality import POSTERIOR, RAIL_UV, Channel
+from device.eeg_windows import Window, Windows
+from device.engagement import LAYOUTS, SMOOTH_SECONDS, layout_of, load, regions
+from device.trajectory import TREND_SECONDS, Smoother, trend
 from device.turn import Affect
 
 Array = NDArray[np.float64]
 
-WINDOW_SECONDS = 4.0  # shorter windows make alpha too noisy, longer ones act too late
-RAIL_UV = 187_500.0  # full scale of an OpenBCI Cyton at gain 24; pass your own for another headset
-RAILED_SHARE = 0.01  # this share of samples within 5 % of full scale, and the electrode is off
-FLAT_UV = 0.3  # SD of a shorted or unplugged input
-SWING_UV = 120.0  # peak to peak, 1-45 Hz: above it are blinks and movement, not a resting brain
-# rms, 30-45 Hz, where there is no baseline. On the Cyton recording rest is 5-7.5 and a clenched jaw
-# 12-35 at C3 C4 P7 P8.
-MUSCLE_UV = 10.0
-MUSCLE_RISE = 0.45  # log10 power, 30-45 Hz, above the wearer's own baseline
+__all__ = ["RAIL_UV", "Baseline", "Channel", "Estimator", "bench_estimate"]
+
+LEAST_CLEAN = 0.5  # of the last 15 s
+LEAST_CONFIDENCE = 0.6
 MIN_GOOD = 2  # channels
-TAPER_SECONDS = 0.5  # faded at each end, so that mains doesn't ring into the band at the edges
-CONFIDENCE_CAP = 0.3  # until a classifier is calibrated on many people
-QUIET_WINDOWS = 30  # clean windows that make a baseline
-FRONTAL = ("fp1", "fp2", "af7", "af8")
-POSTERIOR = ("o1", "o2", "oz", "po7", "po8", "p7", "p8", "pz", "tp9", "tp10")
+STALE_SECONDS = 2.5  # no estimate for that long, and the last one is no longer the wearer's
+AROUSAL_CAP = 0.4  # beta over alpha is a poor man's arousal: a heart rate would be better
+MUSCLE_PENALTY = 0.5  # of relaxation's z, for each z of muscle: a tense jaw is not relaxed
+ALPHA, BETA, ABOVE = (FEATURES.index(f) for f in ("alpha", "beta_low", "alpha_above"))
+KEEP = 600  # estimates: ten minutes
+NOT_LAID_OUT = "engagement: not calibrated for these electrodes"
 
 
-@dataclass(frozen=True)
-class Channel:
-    """One channel of one window. `fault` is empty for a clean signal, else why it is not used.
+class Estimator:
+    """Blocks of EEG in, one Affect a second out. ValueError for a rate below 100 Hz.
 
-    `alpha` is log10 power of 8-12.5 Hz above the 1/f fit, `muscle` log10 power (uV^2) of 30-45 Hz;
-    both are NaN when the channel has no signal to measure.
+    `layout` is one of LAYOUTS, or "" to see it from `names`; without one that fits, engagement is not estimated and so nothing is.
+    All times are of the one clock that `hear` is given, the baseline's age too.
     """
 
-    name: str
-    fault: str
-    alpha: float = float("nan")
-    muscle: float = float("nan")
-
-
-class Baseline:
-    """Median and MAD, by channel, of alpha and muscle over the wearer's quiet windows.
-
-    It holds for one wearer and one fitting of the headset: begin a new one when it is re-seated.
-    Only windows that pass the quality gate are taken, the newest `keep` of them.
-    """
-
-    def __init__(self, needed: int = QUIET_WINDOWS, keep: int = 300) -> None:
-        self.needed = needed
-        self._alpha: dict[str, deque[float]] = {}
-        self._muscle: dict[str, deque[float]] = {}
-        self._keep = keep
-        self.windows = 0
-
-    @property
-    def ready(self) -> bool:
-        return self.windows >= self.needed
-
-    def collect(
+    def __init__(
         self,
-        window_uv: NDArray[np.floating],
-        rate: float,
         names: Sequence[str],
+        rate: float,
         rail_uv: float = RAIL_UV,
-    ) -> str:
-        """Take one quiet window [channels, samples] in uV. Returns "" when taken, else why not."""
-        channels = inspect(window_uv, rate, names, rail_uv=rail_uv)
-        refusal = refused(channels)
-        if refusal:
-            return refusal
-        for c in channels:
-            if not c.fault:
-                self._alpha.setdefault(c.name, deque(maxlen=self._keep)).append(c.alpha)
-                self._muscle.setdefault(c.name, deque(maxlen=self._keep)).append(c.muscle)
-        self.windows += 1
+        baseline: Baseline | None = None,
+        layout: str = "",
+    ) -> None:
+        self.names, self.rate = tuple(names), float(rate)
+        self.windows = Windows(self.names, self.rate, rail_uv)
+        self.layout = layout or layout_of(self.names)
+        self._classifier = load(self.layout) if self.layout else None
+        self.history: deque[Affect] = deque(maxlen=KEEP)
+        self.probability: float | None = None  # calibrated, of the newest window, before any abstaining
+        self._quiet: QuietMinute | None = None
+        self._closed = False
+        self._set(baseline)
+
+    # The baseline ------------------------------------------------------------------------------
+
+    def begin_baseline(self) -> None:
+        """The wearer was asked to sit quietly with open eyes: windows from now on are collected. Estimates abstain meanwhile."""
+        self._set(None)
+        self._quiet, self._closed = QuietMinute(self.names), False
+
+    def eyes_closed(self) -> None:
+        """The wearer was asked to close their eyes."""
+        self._closed = True
+
+    def finish_baseline(self) -> str:
+        """End the collection. Returns "" and estimates from now on, or why there is too little to."""
+        quiet, self._quiet = self._quiet, None
+        if quiet is None:
+            return "no baseline was begun."
+        if quiet.lacks:
+            return quiet.lacks
+        self._set(quiet.baseline())
         return ""
 
-    def alpha(self, name: str) -> tuple[float, float] | None:
-        """(median, spread) of log10 alpha above 1/f, or None where `name` was too seldom clean."""
-        return self._summary(self._alpha.get(name))
+    def reseated(self) -> None:
+        """The headset was taken off, or another person wears it: what was learned no longer holds."""
+        self._set(None)
+        self._quiet = None
 
-    def muscle(self, name: str) -> tuple[float, float] | None:
-        """(median, spread) of log10 power of 30-45 Hz, or None, likewise."""
-        return self._summary(self._muscle.get(name))
+    def _set(self, baseline: Baseline | None) -> None:
+        if baseline is not None and baseline.names != self.names:
+            raise ValueError(f"the baseline is of {', '.join(baseline.names)}, the headset has {', '.join(self.names)}")
+        self.baseline = baseline
+        self.windows.usual = None if baseline is None else baseline.muscle
+        self._smooth = [Smoother(SMOOTH_SECONDS) for _ in range(3)]
+        self._points: deque[tuple[float, float]] = deque(maxlen=round(TREND_SECONDS) + 1)
+        self.history.clear()
+        self.probability = None
 
-    def _summary(self, values: deque[float] | None) -> tuple[float, float] | None:
-        if values is None or len(values) < self.needed / 2:
-            return None
-        centre = float(np.median(values))
-        # 1.4826 makes the MAD a standard deviation; the floor keeps a lucky still minute from
-        # turning noise into a large z.
-        return centre, max(1.4826 * float(np.median(np.abs(np.array(values) - centre))), 0.05)
+    # The estimate ------------------------------------------------------------------------------
+
+    def hear(self, samples_uv: ArrayLike, gap: bool = False, seconds: float | None = None) -> list[Affect]:
+        """One Affect for each second that ends in `samples_uv` [channels, n] in uV. Never raises for bad samples.
+
+        `gap`: samples were lost before these; the filters start anew and nothing is said for 6 s. `seconds`: the time of the
+        first sample; without it time is counted in samples.
+        """
+        return [self.judge(window) for window in self.windows.hear(samples_uv, gap, seconds)]
+
+    def quality(self) -> list[Channel]:
+        """The newest verdict on each channel, at most 0.5 s of signal old; [] while the signal is settling."""
+        return list(self.windows.channels)
+
+    def latest(self, now: float | None = None) -> Affect:
+        """The newest estimate, or why there is none; `now` is on the clock of `hear`'s `seconds`."""
+        if not self.history:
+            return Affect(reason="the signal is settling.")
+        newest = self.history[-1]
+        if now is not None and now - newest.at > STALE_SECONDS:
+            return Affect(usable=newest.usable, at=newest.at, reason=f"stale: no signal for {now - newest.at:.0f} s.")
+        return newest
+
+    def judge(self, window: Window) -> Affect:
+        """The estimate of one window, which must be the next in time."""
+        affect = self._estimate(window)
+        if self._quiet is not None:
+            self._quiet.take(window, self._closed)
+        self.history.append(affect)
+        held = steady(self.history)
+        if held:
+            affect = self.history[-1] = replace(affect, held=held)
+        return affect
+
+    def _estimate(self, window: Window) -> Affect:
+        self.probability = None
+        total = len(window.channels)
+        usable = sum(not c.fault for c in window.channels) / total if total else 0.0
+        silent = Affect(usable=usable, at=window.at)
+        if self.baseline is not None and self.baseline.expired(window.at):
+            self._set(None)
+            return replace(silent, reason="the baseline is more than an hour old: a new quiet minute is needed.")
+        if window.refusal:
+            return replace(silent, reason=window.refusal)
+        if window.good < MIN_GOOD:
+            return replace(silent, reason=f"too few channels: {window.good} clean for 4 s, at least {MIN_GOOD} are needed.")
+        if self._quiet is not None:
+            return replace(silent, reason=self._quiet.lacks or "the quiet minute is being recorded.")
+        if self.baseline is None:
+            return replace(silent, reason="no baseline yet: no quiet minute was recorded.")
+        return self._against(self.baseline, window, silent)
+
+    def _against(self, baseline: Baseline, window: Window, silent: Affect) -> Affect:
+        z = baseline.z(window.features)
+        known = np.isfinite(z[:, 0])
+        if known.sum() < MIN_GOOD:
+            return replace(silent, reason="too few channels that were clean in the quiet minute, too.")
+        relaxation = self._smooth[0](window.at, self._relaxation(baseline, window, z, known))
+        arousal = self._smooth[1](window.at, float((z[known, BETA] - z[known, ALPHA]).mean()) / 2)
+        if self._classifier is None:
+            return replace(silent, reason=f"{NOT_LAID_OUT} ({', '.join(self.names)}).")
+        score = self._classifier.score(regions(z, self.names, self.layout))
+        p = self.probability = self._classifier.probability(self._smooth[2](window.at, score))
+        self._points.append((window.at, 2 * self._classifier.probability(score) - 1))
+        confidence = min(max(p, 1 - p) * window.clean, baseline.validity)
+        found = trend(*zip(*self._points, strict=True))
+        out = replace(
+            silent,
+            confidence=confidence,
+            trend=found.word,
+            slope=found.slope,
+            slope_low=found.low,
+            slope_high=found.high,
+        )
+        if window.clean < LEAST_CLEAN:
+            return replace(_silenced(out), reason=f"only {window.clean:.0%} of the last 15 s were clean.")
+        if confidence < LEAST_CONFIDENCE:
+            why = baseline.words if baseline.validity <= CAP else "the signal looks much as usual, or was often poor"
+            return replace(out, reason=f"confidence {confidence:.2f} is below {LEAST_CONFIDENCE}: {why}.")
+        squashed = float(np.tanh(relaxation / 3))
+        capped = AROUSAL_CAP * float(np.tanh(arousal / 3))
+        return replace(out, engagement=2 * p - 1, relaxation=squashed, arousal=capped)
+
+    def _relaxation(self, baseline: Baseline, window: Window, z: Array, known: NDArray[np.bool_]) -> float:
+        """z of alpha above the trend at the back (everywhere, where no posterior channel is clean), less a muscle penalty.
+
+        More alpha also comes from closing the eyes or from drowsiness, which this can't tell from relaxing.
+        """
+        rows = [i for i, n in enumerate(self.names) if known[i] and n.lower() in POSTERIOR] or list(np.flatnonzero(known))
+        usual = [(c.muscle, u) for c, u in zip(window.channels, baseline.muscle, strict=True) if u is not None and not c.fault]
+        tense = float(np.mean([(m - u[0]) / u[1] for m, u in usual])) if usual else 0.0
+        return float(z[rows, ABOVE].mean()) - MUSCLE_PENALTY * max(0.0, tense)
 
 
-def estimate(
-    window_uv: NDArray[np.floating] | None,
-    rate: float,
-    baseline: Baseline | None,
-    names: Sequence[str],
-    rail_uv: float = RAIL_UV,
-) -> Affect:
-    """The wearer's state in the newest 4 s of `window_uv` [channels, samples] in uV at `rate` Hz.
+def _silenced(affect: Affect) -> Affect:
+    """Without its direction: too little of the minute was signal."""
+    return replace(affect, trend="", slope=0.0, slope_low=0.0, slope_high=0.0)
 
-    Relaxation is tanh(z / 3), z being alpha above 1/f against `baseline`, clipped to +-6 and
-    averaged over the clean posterior channels (all clean channels where none is posterior): 0 is
-    the wearer's usual quiet, +-0.76 is three spreads away. More alpha also comes from closing the
-    eyes or from drowsiness, which this can't tell from relaxing. Confidence is the usable share
-    times 0.3. Abstains with a reason otherwise; never raises for bad samples, never returns NaN.
+
+def bench_estimate(channels: int = 8, rate: float = 250.0, seconds: int = 120) -> dict[str, float]:
+    """What the whole estimate costs: CPU microseconds for a second of data, in blocks of 50 ms, and that as a share of one core.
+
+    The data are 1/f noise with a baseline, so that every stage runs each second.
     """
-    channels = inspect(window_uv, rate, names, baseline, rail_uv)
-    good = [c for c in channels if not c.fault]
-    usable = len(good) / len(channels) if channels else 0.0
-    refusal = refused(channels)
-    if refusal:
-        return Affect(usable=usable, reason=refusal)
-    if baseline is None:
-        return Affect(usable=usable, reason="no baseline yet: no quiet minute was recorded.")
-    if not baseline.ready:
-        counted = f"{baseline.windows} of {baseline.needed} quiet windows collected."
-        return Affect(usable=usable, reason=f"no baseline yet: {counted}")
-    scores = _alpha_scores(good, baseline)
-    if not scores:
-        listed = ", ".join(c.name for c in good)
-        return Affect(usable=usable, reason=f"the baseline has no values of {listed}.")
-    return Affect(
-        relaxation=float(np.tanh(np.mean(scores) / 3)),
-        confidence=CONFIDENCE_CAP * usable,
-        usable=usable,
-        reason="engagement is not calibrated; valence is not estimated from EEG.",
-    )
+    names = ("Fp1", "Fp2", "C3", "C4", "P7", "P8", "O1", "O2")[:channels]
+    count = round(rate * (seconds + 100))
+    bins = np.fft.rfft(np.random.default_rng(0).normal(size=(len(names), count)))
+    noise = np.fft.irfft(bins / np.sqrt(np.maximum(np.arange(bins.shape[1]), 1)), count)
+    noise *= 10 / noise.std(axis=1, keepdims=True)
+    estimator, block = Estimator(names, rate), round(rate / 20)
+    estimator.begin_baseline()
+    estimator.hear(noise[:, : round(100 * rate)])
+    fault = estimator.finish_baseline()
+    assert not fault, fault
+    blocks = [noise[:, i : i + block] for i in range(round(100 * rate), count - block + 1, block)]
+    begun = time.process_time()
+    given = sum(len(estimator.hear(b)) for b in blocks)
+    spent = time.process_time() - begun
+    each = spent / (len(blocks) * block / rate)
+    return {"channels": len(names), "rate": rate, "estimates": given, "us_per_second": round(each * 1e6, 1), "core_share": round(each, 6)}
 
 
-def _alpha_scores(good: Sequence[Channel], baseline: Baseline) -> list[float]:
-    """z of alpha of each posterior channel with a baseline; of all where none is posterior."""
-    known = [(c, s) for c in good if (s := baseline.alpha(c.name)) is not None]
-    posterior = [(c, s) for c, s in known if c.name.lower() in POSTERIOR]
-    return [float(np.clip((c.alpha - s[0]) / s[1], -6, 6)) for c, s in posterior or known]
+def main(words: Sequence[str] | None = None) -> int:
+    from device.eeg_evaluate import DataFault, evaluate
+
+    parser = argparse.ArgumentParser(prog="python -m device.affect", description="The estimate of engagement, measured.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    told = verbs.add_parser("evaluate", help="the shipped coefficients on a file of rest and mental arithmetic; JSON on stdout")
+    told.add_argument("file", type=Path)
+    told.add_argument("--layout", choices=sorted(LAYOUTS), required=True)
+    verbs.add_parser("bench", help="what a second of 8-channel EEG costs; JSON on stdout")
+    given = parser.parse_args(words)
+    try:
+        answer: dict[str, Any] = bench_estimate() if given.verb == "bench" else evaluate(given.file, given.layout)
+    except (DataFault, OSError, ValueError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 1
+    json.dump(answer, sys.stdout, indent=2)
+    print()
+    return 0
 
 
-def refused(channels: Sequence[Channel]) -> str:
-    """Why this window can't be used as a whole, or "".
-
-    Too poor: fewer than 2 clean channels, more than a quarter of them bad, or every frontal one bad
-    (a blink reaches the others too, below their gates).
-    """
-    if not channels:
-        return "no signal: the window is empty, or sampled below 100 Hz."
-    bad = [c for c in channels if c.fault]
-    frontal = [c for c in channels if c.name.lower() in FRONTAL]
-    blink = bool(frontal) and all(c.fault for c in frontal)
-    if len(channels) - len(bad) >= MIN_GOOD and len(bad) <= len(channels) / 4 and not blink:
-        return ""
-    if not bad:
-        return f"too few channels: {len(channels)}, at least {MIN_GOOD} are needed."
-    return f"signal too poor: {', '.join(f'{c.name} {c.fault}' for c in bad)}."
-
-
-def inspect(
-    window_uv: NDArray[np.floating] | None,
-    rate: float,
-    names: Sequence[str],
-    baseline: Baseline | None = None,
-    rail_uv: float = RAIL_UV,
-) -> list[Channel]:
-    """Quality and features of each channel in the newest 4 s; [] when there is no sample."""
-    if window_uv is None or np.ndim(window_uv) != 2 or np.size(window_uv) == 0 or rate < 100:
-        return []  # below 100 Hz there is no 30-45 Hz band to judge muscle by
-    window = np.asarray(window_uv, dtype=np.float64)[:, -round(WINDOW_SECONDS * rate) :]
-    labels = [names[i] if i < len(names) else f"channel {i + 1}" for i in range(len(window))]
-    if window.shape[1] < WINDOW_SECONDS * rate * 0.9:
-        short = f"has only {window.shape[1] / rate:.1f} s of {WINDOW_SECONDS:.0f} s"
-        return [Channel(label, short) for label in labels]
-    pairs = zip(labels, window, strict=True)
-    return [_channel(label, x, rate, baseline, rail_uv) for label, x in pairs]
-
-
-def _channel(
-    name: str, x: Array, rate: float, baseline: Baseline | None, rail_uv: float
-) -> Channel:
-    if not np.isfinite(x).all():
-        return Channel(name, "has missing samples")
-    if np.mean(np.abs(x) >= 0.95 * rail_uv) >= RAILED_SHARE:
-        return Channel(name, "railed")
-    clean = band_pass(x, rate)
-    if x.std() < FLAT_UV or clean.std() < FLAT_UV:
-        return Channel(name, "flat")
-    frequency, power = spectrum(x, rate)
-    alpha = alpha_over_trend(frequency, power)
-    band = (frequency >= 30) & (frequency < 45)
-    muscle = float(np.log10(power[band].sum() * frequency[1] + 1e-12))
-    fault = ""
-    swing = float(np.ptp(clean))
-    usual = baseline.muscle(name) if baseline is not None else None
-    limit = 2 * np.log10(MUSCLE_UV) if usual is None else usual[0] + MUSCLE_RISE
-    if swing > SWING_UV:
-        fault = f"swings {swing:.0f} uV"
-    elif muscle > limit:
-        fault = f"has muscle noise of {10 ** (muscle / 2):.0f} uV"
-    return Channel(name, fault, alpha, muscle)
-
-
-def band_pass(x: Array, rate: float) -> Array:
-    """`x` [samples] in uV, 1-45 Hz without 49-51 Hz, less the faded 0.5 s at each end.
-
-    60 Hz lies outside the band. The taper is what makes a plain FFT filter do: the Cyton recording
-    carries 188 uV rms of mains, which rings across the whole band from hard edges.
-    """
-    n, fade = x.size, round(TAPER_SECONDS * rate)
-    ramp = 0.5 - 0.5 * np.cos(np.pi * np.arange(fade) / fade)
-    window = np.concatenate([ramp, np.ones(n - 2 * fade), ramp[::-1]])
-    bins = np.fft.rfft(_detrended(x) * window)
-    frequency = np.fft.rfftfreq(n, 1 / rate)
-    bins[(frequency < 1) | (frequency > 45) | (np.abs(frequency - 50) <= 1)] = 0
-    return np.fft.irfft(bins, n)[fade : n - fade]
-
-
-def spectrum(x: Array, rate: float) -> tuple[Array, Array]:
-    """(frequency in Hz, one-sided power in uV^2/Hz), Hann: a sine of 10 uV sums to 50 uV^2."""
-    window = np.hanning(x.size)
-    power: Array = np.abs(np.fft.rfft(_detrended(x) * window)) ** 2 * 2 / (rate * (window**2).sum())
-    frequency: Array = np.fft.rfftfreq(x.size, 1 / rate).astype(np.float64)
-    return frequency, power
-
-
-def alpha_over_trend(frequency: Array, power: Array) -> float:
-    """log10 of power at 8-12.5 Hz above a straight log-log fit of 2-40 Hz with 7-14 Hz left out."""
-    trend = (frequency >= 2) & (frequency <= 40) & ((frequency < 7) | (frequency > 14))
-    alpha = (frequency >= 8) & (frequency <= 12.5)
-    slope, level = np.polyfit(np.log10(frequency[trend]), np.log10(power[trend] + 1e-12), 1)
-    # The mean of power, not of its log: alpha waxes in bursts, and the log would weigh the gaps.
-    expected = level + slope * np.log10(frequency[alpha])
-    return float(np.log10(np.mean(power[alpha] / 10**expected) + 1e-12))
-
-
-def _detrended(x: Array) -> Array:
-    """`x` less its straight line: electrodes drift, and offsets are a thousand times the signal."""
-    t = np.arange(x.size) - (x.size - 1) / 2
-    straight: Array = x - x.mean() - t * ((x * t).sum() / (t * t).sum())
-    return straight
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -16,15 +16,16 @@ from typing import Any
 import anyio
 
 from device import edges
-from device.affect import estimate
 from device.audio import VOLUMES, at_volume
 from device.beat import notify
 from device.caregiver import Caregiver
 from device.config import Settings
+from device.eeg_feed import Feed
 from device.exchange import Exchange
 from device.logs import log
 from device.memory import Memory, MemoryFault
-from device.recording import Session, keep_recording
+from device.quiet import baseline_file
+from device.recording import Session
 from device.states import TIMEOUTS, TRANSITIONS, Control, Event, State, light, step
 from device.turn import Affect, Alert, Turn
 from device.voice.link import Voice, VoiceLost
@@ -49,6 +50,7 @@ class Companion:
         self.settings, self.panel, self.audio, self.headset = settings, panel, audio, headset
         self.memory, self.sounds, self.watch = memory, sounds, watch
         self.recording = Session(settings.headset.record, settings.headset.board)
+        self.feed = Feed(headset, settings.headset.board, baseline_file(settings))
         self.caregiver = Caregiver(settings.safety.call_log)
         self.volume, self.muted, self.night = settings.audio.volume, False, False
         self.state = State.STARTING
@@ -88,7 +90,7 @@ class Companion:
         notify("READY=1", "STATUS=waiting for the voice")
         try:
             async with anyio.create_task_group() as self._tasks:
-                for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time, edges.keep_night, keep_recording):
+                for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time, edges.keep_night, edges.keep_headset):
                     self._tasks.start_soon(keep, self)
                 while self._early:
                     self.post(self._early.popleft())
@@ -283,7 +285,4 @@ class Companion:
 
     def affect(self) -> Affect:
         """What the headset supports saying right now; it abstains with the reason otherwise."""
-        window, rate, names = self.headset.window(4.0)
-        if window is None:
-            return Affect(reason=self.headset.reason)
-        return estimate(window, rate, None, names)
+        return self.feed.affect()

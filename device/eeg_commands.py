@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from device.config import Settings
 
 OPEN, CLOSED = 60.0, 30.0  # seconds of a baseline
+REACTIVITY = {  # (not tested, seen): what it means
+    (False, True): ": more alpha with eyes closed, as it should be.",
+    (False, False): "; some people have little. Estimates keep a low confidence.",
+    (True, False): "; it needs clean signal at the back of the head with eyes closed. Estimates keep a low confidence.",
+}
 
 
 def add_parser(commands: Any) -> None:
@@ -50,6 +55,7 @@ def add_parser(commands: Any) -> None:
     sub.add_argument("--out", metavar="FILE", help="FILE.html or FILE.png; default: beside the recording, .html")
     sub.add_argument("--baseline", metavar="FILE.json", help="default: the stored one, if it is of this sitting")
     sub.add_argument("--quiet", metavar="A-B", help="seconds of the recording itself that are the quiet baseline")
+    sub.add_argument("--closed", metavar="C-D", help="and those with closed eyes, to test that alpha reacts")
     sub = command("emulate", emulate, "a pty that a real driver takes for a Cyton, fed from a recording")
     sub.add_argument("file", metavar="RECORDING")
     sub.add_argument("--link", required=True, metavar="PATH", help="where the port appears: headset.port")
@@ -167,7 +173,7 @@ def _show(settings: Settings, table: Any, seconds: float | None, patience: float
 
 
 def baseline(arguments: argparse.Namespace) -> int:
-    from device import judge
+    from device import quiet
     from device.boards import full_scale_uv
 
     settings = _settings(arguments)
@@ -183,38 +189,31 @@ def baseline(arguments: argparse.Namespace) -> int:
             print(f"Eyes CLOSED: keep still, {arguments.closed:.0f} s.", flush=True)
             closed, _, _ = headset.collect(arguments.closed)
     print("Thank you: open your eyes.", flush=True)
-    learnt = judge.learn(opened, closed, rate, names, full_scale_uv(settings.headset.board))
-    if not learnt.baseline.ready:
-        worst = ", ".join(f"{what} {count}" for what, count in sorted(learnt.refusals.items(), key=lambda row: -row[1])[:4])
-        counted = f"{learnt.baseline.windows} of {learnt.offered} windows were clean, {learnt.baseline.needed} are needed"
-        raise EegFault(f"no baseline: {counted} ({worst or 'too short'}). See 'bedside eeg quality', then try again.")
-    file = baseline_file(settings)
-    judge.save(file, learnt, settings.headset.board, rate)
-    ratios = ", ".join(f"{name} {ratio:.1f}" for name, ratio in learnt.ratios.items())
-    print(
-        {
-            True: f"Alpha reactivity: seen ({ratios} times as much with eyes closed).",
-            False: f"Alpha reactivity: not seen ({ratios}); some people have little. Estimates keep a low confidence.",
-            None: "Alpha reactivity: not judged; it needs clean signal at the back of the head with eyes closed.",
-        }[learnt.seen]
-    )
+    learnt = quiet.learn(opened, closed, rate, names, full_scale_uv(settings.headset.board), time.time())
+    if learnt.baseline is None:
+        raise EegFault(f"no baseline: {learnt.lacks}. See 'bedside eeg quality', then try again.")
+    file = quiet.baseline_file(settings)
+    quiet.save(file, learnt.baseline)
+    print(f"{learnt.baseline.words.capitalize()}{REACTIVITY[learnt.baseline.reactivity is None, learnt.baseline.seen]}")
     print(f"{file}: {learnt.baseline.windows} clean windows. It holds for this fitting of the headset, an hour at most.")
     return 0
 
 
 def report(arguments: argparse.Namespace) -> int:
+    from device.quiet import baseline_file
     from device.report import report as write
 
-    settings, quiet = _settings(arguments), None
-    if arguments.quiet:
-        begin, _, end = arguments.quiet.partition("-")
-        try:
-            quiet = float(begin), float(end)
-        except ValueError:
-            raise EegFault(f"--quiet {arguments.quiet}: give seconds of the recording, such as 0-60.") from None
+    settings, spans = _settings(arguments), dict[str, tuple[float, float] | None](quiet=None, closed=None)
+    for name in spans:
+        if text := getattr(arguments, name):
+            begin, _, end = text.partition("-")
+            try:
+                spans[name] = float(begin), float(end)
+            except ValueError:
+                raise EegFault(f"--{name} {text}: give seconds of the recording, such as 0-60.") from None
     given = Path(arguments.baseline) if arguments.baseline else None
     out = Path(arguments.out) if arguments.out else None
-    print(write(Path(arguments.file), out, given, baseline_file(settings), quiet))
+    print(write(Path(arguments.file), out, given, baseline_file(settings), **spans))
     return 0
 
 
@@ -228,11 +227,6 @@ def emulate(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         raise EegFault("the emulated Cyton is not part of this version.") from None
     return int(emulator.emulate(Path(arguments.file), Path(arguments.link), arguments.speed, arguments.fault))
-
-
-def baseline_file(settings: Settings) -> Path:
-    """In the folder of the device's state, beside its memory."""
-    return Path(settings.memory.file).parent / "eeg-baseline.json"
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

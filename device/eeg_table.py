@@ -10,8 +10,9 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from device.affect import Estimator
 from device.blocks import Block
-from device.judge import Judge, kind
+from device.eeg_quality import Channel
 from device.review import WINDOW, powers
 
 CELLS = 20
@@ -24,8 +25,8 @@ ADVICE = {
     "mains": "move cables off power",
     "muscle": "loosen jaw and brow",
     "moving": "sit still, eyes quiet",
+    "missing": "is it still switched on?",
     "waiting": "needs 4 s of signal",
-    "poor": "",
 }
 BAD = ("railed", "no contact", "flat")
 GREEN, YELLOW, RED, PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
@@ -43,7 +44,7 @@ def lines(title: str, channels: Sequence[Quality], rms: Sequence[float], columns
     out = [title[:columns]]
     full, empty, unit = ("#", ".", "uV") if plain else ("█", "░", "µV")
     for channel, value in zip(channels, rms, strict=True):
-        what = kind(channel.fault)
+        what = channel.fault
         low, high = np.log10(RANGE_UV)
         filled = round(CELLS * float(np.clip((np.log10(max(value, 1e-9)) - low) / (high - low), 0, 1)))
         shown = f"{value:7.1f}" if value < 1e5 else "  >100k"
@@ -63,7 +64,7 @@ class Table:
         self._colour = self._terminal and "NO_COLOR" not in os.environ
         self._plain = "utf" not in (getattr(out, "encoding", "") or "").lower()
         self._drawn = 0  # lines above the cursor that the next table covers
-        self._judge: Judge | None = None
+        self._judge: Estimator | None = None
         self._form: Any = None
         self._window: NDArray[np.float32] = np.zeros((0, 0), np.float32)
         self.seconds = 0.0  # of signal so far
@@ -72,7 +73,7 @@ class Table:
     def hear(self, block: Block) -> None:
         form = (block.rate, tuple(block.names))
         if self._judge is None or form != self._form:
-            self._judge, self._form = Judge(block.names, block.rate, self._rail), form
+            self._judge, self._form = Estimator(block.names, block.rate, self._rail), form
             self._window = np.zeros((len(block.names), 0), np.float32)
         self._judge.hear(block.samples, gap=block.gap)
         held = block.samples if block.gap else np.concatenate([self._window, block.samples], axis=1)
@@ -84,7 +85,7 @@ class Table:
         width = shutil.get_terminal_size().columns - 1 if self._terminal else 79
         shown = [title[:width]]
         if self._judge is not None:
-            channels = self._judge.quality()
+            channels = self._judge.quality() or [Channel(name, "waiting") for name in self._form[1]]
             self.clean = sum(not channel.fault for channel in channels)
             enough = self._window.shape[1] >= self._form[0]
             rms = powers(self._window, self._form[0], {"eeg": (1.0, 45.0)})["eeg"] if enough else np.zeros(len(channels))

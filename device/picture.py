@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from device.affect import band_pass
+from device.eeg_filter import band_pass
 from device.states import LIGHTS, State
 from device.turn import MIC_RATE, VOICE_RATE
 

@@ -8,22 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from device.turn import Affect
+from device.conditioning import affect_sentence
+
+__all__ = ["REMEMBERED", "affect_sentence", "clauses", "messages", "part_heard"]
 
 REMEMBERED = 6  # turns in the prompt; a small model loses the thread beyond that
-SPEAK_OF_AFFECT = 0.7  # confidence below which the estimate changes nothing
 
 # A clause ends at . ! ? or ; always, and at a comma or dash once it is long enough to be spoken alone.
 _END = re.compile(r"(?<=[.!?;…])[\"')\]]*\s+|(?<=[,:—–])\s+")
 _SOFT_WORDS = 5
-
-
-def affect_sentence(affect: Affect) -> str:
-    """One sentence for the planner's prompt, or nothing. Never a feeling stated as a fact."""
-    if affect.confidence < SPEAK_OF_AFFECT or affect.engagement is None:
-        return ""
-    way = "more" if affect.engagement > 0 else "less"
-    return f"Compared with their own quiet baseline, the listener's signal looks {way} engaged; do not mention it."
 
 
 def messages(persona: str, before: Sequence[tuple[str, str]], heard: str, affect: str = "") -> list[dict[str, str]]:

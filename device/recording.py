@@ -17,7 +17,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +27,7 @@ from device.logs import log
 from device.states import Event, State
 
 if TYPE_CHECKING:
-    from device.daemon import Companion
+    pass
 
 GAP = "bad: no signal"
 LOST = "signal lost"
@@ -218,14 +217,3 @@ class Session:
         stem = datetime.now().strftime("eeg-%Y%m%d-%H%M%S")
         names = [f"{stem}.bdf", *(f"{stem}-{n}.bdf" for n in range(2, 100))]
         return next(self._folder / name for name in names if not (self._folder / name).exists())
-
-
-async def keep_recording(home: Companion) -> None:
-    """The edge of the companion's loop: hand over what the headset sent."""
-    if not home.recording.wanted:
-        return  # and leave the headset's blocks alone
-    blocks = home.headset.blocks
-    home.recording.start()
-    while True:
-        home.recording.hear(blocks())
-        await anyio.sleep(LOOK)

@@ -12,7 +12,7 @@ import numpy as np
 from device.bdf import Reader
 from device.recording import GAP
 from device.report_picture import COLOURS, EVENTS, draw
-from device.review import BANDS, VERDICTS, Array, Review, choose_baseline, review
+from device.review import BANDS, VERDICTS, Array, Review, Span, choose_baseline, review
 
 NOT = "A companion, not a medical device: this page is no diagnosis, and says nothing about feelings, pain or another person."
 
@@ -21,7 +21,7 @@ class ReportError(Exception):
     """Why there is no report, and the way out."""
 
 
-def report(file: Path, out: Path | None, baseline: Path | None, usual: Path | None, quiet: tuple[float, float] | None) -> Path:
+def report(file: Path, out: Path | None, baseline: Path | None, usual: Path | None, quiet: Span | None, closed: Span | None = None) -> Path:
     """Write the page beside `file`, or to `out` (.html or .png), and return where. Raises BdfError, BaselineError, ReportError."""
     target = out or file.with_suffix(".html")
     if target.suffix not in (".html", ".png"):
@@ -29,7 +29,7 @@ def report(file: Path, out: Path | None, baseline: Path | None, usual: Path | No
     recording = Reader(file)
     if recording.seconds < 10:
         raise ReportError(f"{file} holds {recording.seconds:.0f} s: a report needs 10 s at least.")
-    seen = review(recording, *choose_baseline(recording, baseline, usual, quiet))
+    seen = review(recording, *choose_baseline(recording, baseline, usual, quiet, closed))
     picture = draw(seen, figures(seen), NOT)
     try:
         if target.suffix == ".png":

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from device.affect import Baseline
+from device.affect import Estimator
+from device.baseline import NEEDED, Baseline
 from device.bdf import Mark, Reader
-from device.judge import BaselineError, Judge, kind, learn, load
+from device.quiet import BaselineError, learn, load
 from device.recording import GAP, LOST
 
 Array = NDArray[np.float64]
+Span = tuple[float, float]  # seconds of the recording
 
 BANDS = {"theta": (4.0, 8.0), "alpha": (8.0, 13.0), "beta": (13.0, 30.0)}  # Hz
-VERDICTS = ("clean", "moving", "muscle", "mains", "poor", "flat", "no contact", "railed", "waiting", "no signal")
+VERDICTS = ("clean", "moving", "muscle", "mains", "flat", "no contact", "railed", "missing", "waiting", "no signal")
 WINDOW = 4  # seconds
 FITTING = timedelta(hours=1)  # a baseline holds for one fitting of the headset, and no longer than this before the recording
 
@@ -70,41 +72,45 @@ def powers(window: NDArray[np.float32], rate: float, bands: dict[str, tuple[floa
 
 
 def choose_baseline(
-    recording: Reader, given: Path | None, usual: Path | None, quiet: tuple[float, float] | None
+    recording: Reader, given: Path | None, usual: Path | None, quiet: Span | None, closed: Span | None = None
 ) -> tuple[Baseline | None, str]:
     """(the baseline or None, what the trajectory is relative to, in a sentence). Raises BaselineError for what was asked and can't be.
 
-    `quiet`: seconds of the recording itself in which the wearer sat quietly; `usual` is only taken from this fitting of the headset.
+    `quiet`: seconds of the recording itself in which the wearer sat quietly, `closed`: those with closed eyes, without which alpha
+    reactivity is not tested; `usual` is only taken from this fitting of the headset.
     """
     if quiet is not None:
-        begin, end = (round(second * recording.rate) for second in quiet)
-        learnt = learn(
-            recording.samples(begin, end), np.zeros((len(recording.names), 0), np.float32),
-            recording.rate, recording.names, recording.full_scale_uv,
-        )  # fmt: skip
-        if not learnt.baseline.ready:
-            counted = f"only {learnt.baseline.windows} of {learnt.baseline.needed} clean windows"
+        opened, shut = (recording.samples(*(round(s * recording.rate) for s in span or (0, 0))) for span in (quiet, closed))
+        learnt = learn(opened, shut, recording.rate, recording.names, recording.full_scale_uv, recording.began.timestamp())
+        if learnt.baseline is None:
+            counted = f"only {learnt.clean} of {NEEDED} clean windows"
             raise BaselineError(f"{recording.file}, seconds {quiet[0]:.0f} to {quiet[1]:.0f}: {counted}; name a longer quiet stretch.")
-        return learnt.baseline, f"Relative to seconds {quiet[0]:.0f} to {quiet[1]:.0f} of this recording, named as quiet."
+        named = f"seconds {quiet[0]:.0f} to {quiet[1]:.0f} of this recording, named as quiet"
+        return learnt.baseline, f"Relative to {named} ({learnt.baseline.words})."
     if given is not None:
-        baseline, told = load(given)
-        return baseline, _relative(told["made"], told["alpha_reactivity"])
+        baseline = load(given)
+        return _of(recording, baseline), _relative(baseline)
     if usual is None or not usual.is_file():
         return None, "No quiet baseline was recorded, so nothing is said about relaxation or engagement."
-    baseline, told = load(usual)
-    made = datetime.fromisoformat(told["made"])
+    baseline = load(usual)
+    made = datetime.fromtimestamp(baseline.made)
     if not recording.began - FITTING <= made <= recording.began + timedelta(seconds=recording.seconds):
         return None, f"The stored baseline ({made:%d %b %Y, %H:%M}) is of another sitting, so nothing is said about relaxation."
-    return baseline, _relative(told["made"], told["alpha_reactivity"])
+    return _of(recording, baseline), _relative(baseline)
 
 
-def _relative(made: str, reactivity: str) -> str:
-    return f"Relative to the quiet baseline of {datetime.fromisoformat(made):%d %b %Y, %H:%M} (alpha reactivity {reactivity})."
+def _of(recording: Reader, baseline: Baseline) -> Baseline:
+    """It holds for the whole of this recording, be it made before, within or, where somebody says so, long ago."""
+    return replace(baseline, made=recording.began.timestamp())
+
+
+def _relative(baseline: Baseline) -> str:
+    return f"Relative to the quiet baseline of {datetime.fromtimestamp(baseline.made):%d %b %Y, %H:%M} ({baseline.words})."
 
 
 def review(recording: Reader, baseline: Baseline | None, reference: str) -> Review:
     """Judge every second of the recording by the 4 s that end with it. A gap empties the window."""
-    judge = Judge(recording.names, recording.rate, recording.full_scale_uv, baseline)
+    estimator = Estimator(recording.names, recording.rate, recording.full_scale_uv, baseline)
     seconds, rate = int(recording.seconds), round(recording.rate)
     verdicts = np.full((len(recording.names), seconds), VERDICTS.index("waiting"), np.int8)
     bands = {name: np.full(seconds, np.nan) for name in BANDS}
@@ -117,11 +123,11 @@ def review(recording: Reader, baseline: Baseline | None, reference: str) -> Revi
             verdicts[:, second], fresh = VERDICTS.index("no signal"), 0
             continue
         samples = recording.samples(second * rate, (second + 1) * rate)
-        affects = judge.hear(samples, gap=second > 0 and fresh == 0)
+        affects = estimator.hear(samples, gap=fresh == 0, seconds=recording.began.timestamp() + second)
         fresh += 1
-        if fresh < WINDOW:
+        faults = [channel.fault or "clean" for channel in estimator.quality()]
+        if fresh < WINDOW or not faults:
             continue
-        faults = [kind(channel.fault) or "clean" for channel in judge.quality()]
         verdicts[:, second] = [VERDICTS.index(fault) for fault in faults]
         good = [i for i, fault in enumerate(faults) if fault == "clean"]
         if len(good) >= max(2, len(faults) / 2):  # what blinks and jaws do to most channels reaches the others, too

@@ -28,7 +28,10 @@ class Affect:
     """An estimate of the wearer's state relative to their own quiet baseline, or the reason for none.
 
     Each value is None while the estimate abstains; `reason` then says why in one sentence.
-    `usable` is the share of channels with a clean signal in the last window, in [0, 1].
+    `engagement`, `relaxation` and `arousal` are in [-1, 1], 0 being the wearer's usual quiet. `usable` is the share of channels
+    with a clean signal in the last window, in [0, 1]; `at` is in seconds of the headset's stream, and `held` says for how many
+    seconds one direction of engagement has been sure. `trend` is the last minute's: "rising", "falling", "steady", or "" where
+    there is too little to say; its slope and interval are of engagement per minute.
     """
 
     engagement: float | None = None
@@ -38,6 +41,12 @@ class Affect:
     confidence: float = 0.0
     usable: float = 0.0
     reason: str = ""
+    at: float = 0.0
+    held: float = 0.0
+    trend: str = ""
+    slope: float = 0.0
+    slope_low: float = 0.0
+    slope_high: float = 0.0
 
 
 @dataclass(frozen=True)

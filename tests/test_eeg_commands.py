@@ -24,8 +24,9 @@ from device.__main__ import main
 from device.bdf import Reader
 from device.blocks import Block
 from device.config import FIRMWARE
+from device.eeg_quality import Channel
 from device.eeg_table import ADVICE, Table, lines
-from device.judge import KINDS, Judge, kind, load
+from device.quiet import load
 from device.recording import GAP
 
 ROOT = Path(__file__).parent.parent
@@ -155,25 +156,19 @@ def test_the_table_covers_itself_in_a_terminal(recorded: Path) -> None:
     assert max(len(line) for line in bare.split("\r\n")) <= 79
 
 
-@pytest.mark.parametrize(
-    ("fault", "kind_"),
-    [("railed", "railed"), ("flat", "flat"), ("swings 363 uV", "moving"), ("has muscle noise of 12 uV", "muscle"),
-     ("mains 80 uV", "mains"), ("no contact", "no contact"), ("has only 1.0 s of 4 s", "waiting"), ("odd", "poor"), ("", "")],
-)  # fmt: skip
-def test_every_fault_is_one_of_a_few_words_with_advice(fault: str, kind_: str) -> None:
-    assert kind(fault) == kind_
-    assert kind_ in ADVICE
+@pytest.mark.parametrize("fault", ["", "missing", "railed", "flat", "no contact", "mains", "moving", "muscle", "waiting"])
+def test_every_fault_has_its_advice_and_no_line_is_too_wide(fault: str) -> None:
+    assert fault in ADVICE
     for width in (79, 40):
-        for line in lines("title " * 30, [SimpleNamespace(name="a very long name", fault=fault)], [1e6], width, False):
+        for line in lines("title " * 30, [Channel("a very long name", fault)], [1e6], width, False):
             assert len(line) <= width
-    assert set(KINDS) | {"", "poor"} == set(ADVICE)
 
 
 def test_the_table_names_the_fault_of_each_channel(cyton: np.ndarray, capsys: Any) -> None:
     """A real wearer with eyes closed: one channel railed, one flat, one that moves, and after a gap it waits again."""
     part = cyton[:, 40 * RATE : 46 * RATE].copy()
     part[0], part[1] = 187_500, 5.0
-    part[2] += 400 * np.sin(2 * np.pi * 1.5 * np.arange(part.shape[1]) / RATE).astype(np.float32)
+    part[2] += 150 * np.sin(2 * np.pi * 1.5 * np.arange(part.shape[1]) / RATE).astype(np.float32)
     table = Table(sys.stdout, 187_500)
     table.hear(Block(part, 0, RATE, NAMES))
     table.draw("cyton")
@@ -185,16 +180,6 @@ def test_the_table_names_the_fault_of_each_channel(cyton: np.ndarray, capsys: An
         assert f"  {word}" in words[name], words[name]
     assert "5 of 8 channels clean" in first
     assert second.count("waiting") == 8
-
-
-def test_the_judge_tells_once_a_second_and_forgets_at_a_gap(cyton: np.ndarray) -> None:
-    judge, heard = Judge(NAMES, RATE, 187_500), 0
-    for at in range(0, 5 * RATE, 37):
-        heard += len(judge.hear(cyton[:, 40 * RATE + at : 40 * RATE + min(at + 37, 5 * RATE)]))
-    assert heard == 5
-    assert not judge.quality()[6].fault
-    judge.hear(cyton[:, :RATE], gap=True)
-    assert "only 1.0 s" in judge.quality()[6].fault
 
 
 class Played:
@@ -237,11 +222,11 @@ def test_a_baseline_is_led_kept_and_says_what_alpha_did(sitting: Any, tmp_path: 
     assert [line.split(":")[0] for line in out[:4]] == [
         "Sit comfortably, jaw and shoulders loose. The headset is settling.", "Eyes OPEN", "Eyes CLOSED", "Thank you"
     ]  # fmt: skip
-    assert re.fullmatch(r"Alpha reactivity: seen \(.*O1 [12]\.\d.* times as much with eyes closed\)\.", out[4])
+    assert re.fullmatch(r"Alpha reactivity: seen \([1-9]\.\d+ times\): more alpha with eyes closed, as it should be\.", out[4])
     file = tmp_path / "state" / "eeg-baseline.json"
-    baseline, told = load(file)
-    assert baseline.ready
-    assert (told["alpha_reactivity"], told["board"]) == ("seen", "synthetic")
+    baseline = load(file)
+    assert baseline.seen
+    assert abs(baseline.made - time.time()) < 60
     assert file.stat().st_size < 20_000
     assert file.stat().st_mode & 0o077 == 0
 
@@ -249,7 +234,7 @@ def test_a_baseline_is_led_kept_and_says_what_alpha_did(sitting: Any, tmp_path: 
 def test_a_baseline_without_clean_signal_or_with_a_gap_is_not_kept(sitting: Any, cyton: np.ndarray, tmp_path: Path, capsys: Any) -> None:
     railed = np.full((8, 100 * RATE), 187_500, np.float32)
     assert main(["eeg", "baseline", "--config", str(sitting(railed))]) == 1
-    assert re.search(r"no baseline: 0 of 57 windows were clean, 30 are needed \(Fp1 railed 57,.*eeg quality", capsys.readouterr().err)
+    assert re.search(r"no baseline: 0 of 5\d windows were clean, 30 are needed \(Fp1 railed 5\d,.*eeg quality", capsys.readouterr().err)
     assert main(["eeg", "baseline", "--config", str(sitting(gap=20))]) == 1
     assert "interrupted" in capsys.readouterr().err
     assert not (tmp_path / "state").exists()
@@ -328,5 +313,5 @@ def test_from_baseline_and_record_to_report_by_commands_alone(sitting: Any, tmp_
     assert main(["eeg", "report", str(file), "--config", str(settings)]) == 0
     page = Path(capsys.readouterr().out.splitlines()[-1]).read_text(encoding="utf-8")
     assert "Relative to the quiet baseline of" in page
-    assert "alpha reactivity seen" in page
+    assert "alpha reactivity: seen" in page
     assert json.loads((tmp_path / "state" / "eeg-baseline.json").read_text())["windows"] >= 30

@@ -85,11 +85,12 @@ def test_more_played_is_never_fewer_words(played: float) -> None:
 @pytest.mark.parametrize(
     ("affect", "says"),
     [
-        (Affect(engagement=0.9, confidence=0.69), ""),
-        (Affect(engagement=None, confidence=0.9), ""),
+        (Affect(engagement=0.9, confidence=0.69, held=60), ""),
+        (Affect(engagement=None, confidence=0.9, held=60), ""),
         (Affect(reason="no headset"), ""),
-        (Affect(engagement=0.9, confidence=0.7), "more engaged"),
-        (Affect(engagement=-0.9, confidence=0.9), "less engaged"),
+        (Affect(engagement=0.9, confidence=0.7, held=9), ""),
+        (Affect(engagement=0.9, confidence=0.7, held=10), "more engaged"),
+        (Affect(engagement=-0.9, confidence=0.9, held=10), "less engaged"),
     ],
 )
 def test_the_headset_is_spoken_of_only_when_it_is_sure(affect: Affect, says: str) -> None:

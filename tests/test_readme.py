@@ -6,6 +6,7 @@ from pathlib import Path
 
 from device.__main__ import parser
 from device.config import OVERRIDES, rows
+from device.engagement import FILE, tomllib
 from device.states import LIGHTS, TIMEOUTS, Event, State, step
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -30,3 +31,13 @@ def test_every_command_and_override_is_named() -> None:
         assert f"bedside {name}" in README or f"scripts/{name}" in README
     for variable in OVERRIDES:
         assert variable in README
+
+
+def test_the_estimates_figures_are_those_of_its_training() -> None:
+    """The table is engagement.toml's own figures, rounded."""
+    for layout, name in (("cyton8", "8, as a Cyton"), ("muse4", "4, as a Muse")):
+        figures = tomllib.loads(FILE.read_text(encoding="utf-8"))[layout]["figures"]
+        each, curve = figures["auc_subjects"], figures["accuracy_by_coverage"]
+        people = f"{each['median']:.2f} ({each['quartiles'][0]:.2f}–{each['quartiles'][1]:.2f}), {each['lowest']:.2f}"
+        accuracy = "/".join(f"{curve[share]:.2f}" for share in ("100%", "80%", "60%", "40%"))
+        assert f"| {name} | {figures['auc']:.2f} | {figures['auc_null']:.2f} | {figures['ece']:.2f} | {people} | {accuracy} |" in README
