@@ -27,7 +27,7 @@ from device.baseline import CAP, Baseline, QuietMinute
 from device.conditioning import steady
 from device.eeg_features import FEATURES
 from device.eeg_quality import POSTERIOR, RAIL_UV, Channel
-from device.eeg_windows import Window, Windows
+from device.eeg_windows import HOP_SECONDS, WINDOW_SECONDS, Window, Windows
 from device.engagement import LAYOUTS, SMOOTH_SECONDS, layout_of, load, regions
 from device.trajectory import TREND_SECONDS, Smoother, trend
 from device.turn import Affect
@@ -43,6 +43,7 @@ STALE_SECONDS = 2.5  # no estimate for that long, and the last one is no longer 
 AROUSAL_CAP = 0.4  # beta over alpha is a poor man's arousal: a heart rate would be better
 MUSCLE_PENALTY = 0.5  # of relaxation's z, for each z of muscle: a tense jaw is not relaxed
 ALPHA, BETA, ABOVE = (FEATURES.index(f) for f in ("alpha", "beta_low", "alpha_above"))
+MIXED = round(WINDOW_SECONDS / HOP_SECONDS)
 KEEP = 600  # estimates: ten minutes
 NOT_LAID_OUT = "engagement: not calibrated for these electrodes"
 
@@ -68,8 +69,10 @@ class Estimator:
         self._classifier = load(self.layout) if self.layout else None
         self.history: deque[Affect] = deque(maxlen=KEEP)
         self.probability: float | None = None  # calibrated, of the newest window, before any abstaining
+        self.judged = 0  # windows, one for each second of signal
         self._quiet: QuietMinute | None = None
         self._closed = False
+        self._mixed = 0  # windows to come that reach back before what the wearer was asked last
         self._set(baseline)
 
     # The baseline ------------------------------------------------------------------------------
@@ -77,11 +80,11 @@ class Estimator:
     def begin_baseline(self) -> None:
         """The wearer was asked to sit quietly with open eyes: windows from now on are collected. Estimates abstain meanwhile."""
         self._set(None)
-        self._quiet, self._closed = QuietMinute(self.names), False
+        self._quiet, self._closed, self._mixed = QuietMinute(self.names), False, MIXED
 
     def eyes_closed(self) -> None:
         """The wearer was asked to close their eyes."""
-        self._closed = True
+        self._closed, self._mixed = True, MIXED
 
     def finish_baseline(self) -> str:
         """End the collection. Returns "" and estimates from now on, or why there is too little to."""
@@ -92,6 +95,11 @@ class Estimator:
             return quiet.lacks
         self._set(quiet.baseline())
         return ""
+
+    def go_back_to(self, baseline: Baseline | None) -> None:
+        """What was begun is given up, and `baseline` holds on."""
+        self._quiet = None
+        self._set(baseline)
 
     def reseated(self) -> None:
         """The headset was taken off, or another person wears it: what was learned no longer holds."""
@@ -134,8 +142,10 @@ class Estimator:
     def judge(self, window: Window) -> Affect:
         """The estimate of one window, which must be the next in time."""
         affect = self._estimate(window)
-        if self._quiet is not None:
+        self.judged += 1
+        if self._quiet is not None and not self._mixed:
             self._quiet.take(window, self._closed)
+        self._mixed = max(0, self._mixed - 1)
         self.history.append(affect)
         held = steady(self.history)
         if held:

@@ -57,7 +57,7 @@ class Panel(Section):
     quieter_pin: str = Field("", description="pin of the quieter button; empty: none")
     talk: Literal["hold", "toggle"] = Field("hold", description="hold: held while speaking; toggle: a press begins, the next one ends")
     tap_seconds: float = Field(0.16, ge=0, le=1, description="hold: a press shorter than this is a tap and is ignored")
-    acknowledge_seconds: float = Field(2.0, gt=0, le=10, description="hold the call button this long to acknowledge an alert")
+    acknowledge_seconds: float = Field(2.0, gt=0, le=10, description="hold call so long to acknowledge an alert, louder for a quiet minute")
     usb_device: str = Field("", description="part of the name of a USB button or switch, beside the pins or without; empty: none")
     usb_talk: str = Field("KEY_SPACE", description="its key that is the talk button")
     usb_call: str = Field("KEY_ENTER", description="its key that is the call button")

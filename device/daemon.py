@@ -22,6 +22,7 @@ from device.caregiver import Caregiver
 from device.config import Settings
 from device.eeg_feed import Feed
 from device.exchange import Exchange
+from device.guide import Guide
 from device.logs import log
 from device.memory import Memory, MemoryFault
 from device.quiet import baseline_file
@@ -51,6 +52,7 @@ class Companion:
         self.memory, self.sounds, self.watch = memory, sounds, watch
         self.recording = Session(settings.headset.record, settings.headset.board)
         self.feed = Feed(headset, settings.headset.board, baseline_file(settings))
+        self.guide = Guide(self)
         self.caregiver = Caregiver(settings.safety.call_log)
         self.volume, self.muted, self.night = settings.audio.volume, False, False
         self.state = State.STARTING
@@ -110,7 +112,7 @@ class Companion:
     def _take(self, event: Event) -> None:
         """Never waits: the call button must not stand in line behind a slow disk or a hung voice."""
         before = self.state
-        if (before, event) not in TRANSITIONS or self._too_early(event):
+        if (before, event) not in TRANSITIONS or self._too_early(event) or self._no_wearer(event):
             log("ignored", state=before.value, event=event.value)
             if event is Event.PRESS and before in SENTENCES and self.audio.pending == 0:
                 self._play(SENTENCES[before])
@@ -129,9 +131,11 @@ class Companion:
             self._begin_turn()
         elif after is State.ALERTING:
             self._raise_alarm(before, event)
-        elif event in (Event.TAP, Event.LOST, Event.TIMEOUT):
+        elif after is State.QUIET:
+            self.guide.begin(self._tasks)
+        elif event in (Event.TAP, Event.LOST, Event.TIMEOUT, Event.QUIET):
             self._silence_turn()
-            if after is State.FAULT and before in (State.LISTENING, State.THINKING, State.SPEAKING):
+            if after is State.FAULT and before in (State.LISTENING, State.THINKING, State.SPEAKING, State.QUIET):
                 self._play("cant_answer")
         elif event is Event.ACKNOWLEDGE:
             self.audio.stop()
@@ -148,6 +152,9 @@ class Companion:
         if event is Event.TIMEOUT:
             return now - self.since <= TIMEOUTS[self.state]
         return event is Event.ACKNOWLEDGE and now - self._alarmed < self.settings.panel.acknowledge_seconds + 0.5
+
+    def _no_wearer(self, event: Event) -> bool:
+        return event is Event.QUIET and self.settings.headset.board == "none"
 
     def _enter(self, state: State, event: Event) -> None:
         now = time.monotonic()
@@ -188,7 +195,7 @@ class Companion:
     def _answer_muted(self, before: State) -> None:
         """A press that nobody may hear: it still silences a reply, and says why nothing listens."""
         log("ignored", state=before.value, event="press", reason="muted")
-        if before is State.SPEAKING:
+        if before in (State.SPEAKING, State.QUIET):
             self._silence_turn()
             self._enter(State.READY, Event.SPOKEN)
         if self.audio.pending == 0:
@@ -227,6 +234,7 @@ class Companion:
         """Cancel the turn that runs, if any, and silence it now; storing goes on behind."""
         played = self.audio.stop()
         self.audio.listen(False)
+        self.guide.stop()
         if self._scope is not None and self.exchange is not None:
             self.exchange.cut_short(played)
             self._scope.cancel()

@@ -16,7 +16,6 @@ from device.eeg_live import PATIENCE, SILENT, EegFault, LiveHeadset, Told
 if TYPE_CHECKING:
     from device.config import Settings
 
-OPEN, CLOSED = 60.0, 30.0  # seconds of a baseline
 REACTIVITY = {  # (not tested, seen): what it means
     (False, True): ": more alpha with eyes closed, as it should be.",
     (False, False): "; some people have little. Estimates keep a low confidence.",
@@ -48,8 +47,9 @@ def add_parser(commands: Any) -> None:
     sub = command("quality", quality, "a live table: what each channel sends, and what is wrong with it", headset=True)
     sub.add_argument("--seconds", type=float, metavar="N", help="none: until Ctrl-C")
     sub = command("baseline", baseline, "lead the wearer through a quiet baseline and keep it", headset=True)
-    sub.add_argument("--open", type=float, default=OPEN, metavar="N", help="seconds with eyes open (default 60)")
-    sub.add_argument("--closed", type=float, default=CLOSED, metavar="N", help="seconds with eyes closed (default 30)")
+    sub.add_argument("--open", type=float, default=60.0, metavar="N", help="seconds with eyes open (default 60)")
+    sub.add_argument("--closed", type=float, default=30.0, metavar="N", help="seconds with eyes closed (default 30)")
+    sub.add_argument("--silent", action="store_true", help="print the sentences and speak none")
     sub = command("report", report, "a page of a recording: quality, band powers, trajectory")
     sub.add_argument("file", metavar="SESSION.bdf")
     sub.add_argument("--out", metavar="FILE", help="FILE.html or FILE.png; default: beside the recording, .html")
@@ -175,21 +175,25 @@ def _show(settings: Settings, table: Any, seconds: float | None, patience: float
 def baseline(arguments: argparse.Namespace) -> int:
     from device import quiet
     from device.boards import full_scale_uv
+    from device.guide import spoken
 
     settings = _settings(arguments)
     if arguments.open < 10 or arguments.closed < 0:
         raise EegFault("a baseline needs 10 s with eyes open at least, 60 s to be worth anything.")
-    with LiveHeadset(settings) as headset:
-        print("Sit comfortably, jaw and shoulders loose. The headset is settling.", flush=True)
+    with LiveHeadset(settings) as headset, spoken(settings, not arguments.silent) as say:
         headset.collect(1.0)  # the first sample may take a while
-        print(f"Eyes OPEN: look at one point in front of you, {arguments.open:.0f} s.", flush=True)
+        say("quiet_open")
+        print(f"Eyes OPEN, {arguments.open:.0f} s. Ctrl-C skips it: an older baseline stays.", flush=True)
+        headset.blocks()  # what came while it was said
         opened, rate, names = headset.collect(arguments.open)
         closed = opened[:, :0]
         if arguments.closed:
-            print(f"Eyes CLOSED: keep still, {arguments.closed:.0f} s.", flush=True)
+            say("quiet_closed")
+            print(f"Eyes CLOSED, {arguments.closed:.0f} s.", flush=True)
+            headset.blocks()
             closed, _, _ = headset.collect(arguments.closed)
-    print("Thank you: open your eyes.", flush=True)
-    learnt = quiet.learn(opened, closed, rate, names, full_scale_uv(settings.headset.board), time.time())
+        learnt = quiet.learn(opened, closed, rate, names, full_scale_uv(settings.headset.board), time.time())
+        say("quiet_done" if learnt.baseline else "quiet_failed")
     if learnt.baseline is None:
         raise EegFault(f"no baseline: {learnt.lacks}. See 'bedside eeg quality', then try again.")
     file = quiet.baseline_file(settings)

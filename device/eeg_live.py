@@ -104,6 +104,10 @@ class LiveHeadset:
             yield blocks
             time.sleep(LOOK)
 
+    def blocks(self) -> list[Block]:
+        """What came and was not yet looked at."""
+        return self._drain()
+
     def collect(self, seconds: float) -> tuple[NDArray[np.float32], float, list[str]]:
         """(samples [channels, seconds * rate] in uV, rate in Hz, names) without a gap. Raises EegFault, or KeyboardInterrupt."""
         import numpy as np

@@ -39,6 +39,10 @@ class Hands:
     def call_held(self) -> None:
         self._post(Event.ACKNOWLEDGE)
 
+    def louder_held(self) -> None:
+        """The way to the quiet minute on a panel without a button of its own; what it says is then a step louder, too."""
+        self._post(Event.QUIET)
+
     def mute(self, on: bool) -> None:
         self._post(Control.MUTE if on else Control.UNMUTE)
 

@@ -93,9 +93,11 @@ class Panel:
         self._call = self._button("call_pin", hold_time=self._settings.acknowledge_seconds)
         self._talk.when_pressed, self._talk.when_released = self._talk_down, self._talk_up
         self._call.when_pressed, self._call.when_held = hands.call_down, hands.call_held
-        for setting, tell in (("louder_pin", hands.louder), ("quieter_pin", hands.quieter)):
-            if getattr(self._settings, setting):
-                self._button(setting).when_pressed = tell
+        if self._settings.louder_pin:
+            louder = self._button("louder_pin", hold_time=self._settings.acknowledge_seconds)
+            louder.when_pressed, louder.when_held = hands.louder, hands.louder_held
+        if self._settings.quieter_pin:
+            self._button("quieter_pin").when_pressed = hands.quieter
         if self._settings.mute_pin:
             self._mute = self._button("mute_pin")
             self._mute.when_pressed, self._mute.when_released = self._switched_on, self._switched_off
@@ -127,7 +129,7 @@ class Panel:
             keys = {
                 key_code("panel.usb_talk", s.usb_talk): Key(hands.talk_down, hands.talk_up),
                 key_code("panel.usb_call", s.usb_call): Key(lambda at: hands.call_down(), held=hands.call_held),
-                key_code("panel.usb_louder", s.usb_louder): Key(lambda at: hands.louder()),
+                key_code("panel.usb_louder", s.usb_louder): Key(lambda at: hands.louder(), held=hands.louder_held),
                 key_code("panel.usb_quieter", s.usb_quieter): Key(lambda at: hands.quieter()),
             }
         except ButtonLost as error:
@@ -191,8 +193,14 @@ class SimulatedPanel(Panel):
 
     def press(self, setting: str) -> None:
         """Press and release the button of louder_pin or quieter_pin."""
-        for level in (False, True):
-            self._pull(self._factory, getattr(self._settings, setting), level)
+        self.hold(setting)
+        self.let_go(setting)
+
+    def hold(self, setting: str) -> None:
+        self._pull(self._factory, getattr(self._settings, setting), False)
+
+    def let_go(self, setting: str) -> None:
+        self._pull(self._factory, getattr(self._settings, setting), True)
 
     def darken(self, dark: bool) -> None:
         """What the light sensor says of the room."""

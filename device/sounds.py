@@ -28,6 +28,12 @@ NAMES: dict[str, str] = {
     "calling": "the call button was pressed",
     "crisis": "a safety rule fired",
     "muted": "the button is pressed while the mute switch is off",
+    "quiet_begin": "the louder button is held: the quiet minute begins",
+    "quiet_open": "its first minute, with open eyes",
+    "quiet_closed": "its last half minute, with closed eyes",
+    "quiet_done": "it is over, and there is a baseline",
+    "quiet_failed": "it is over, and the signal was too poor for a baseline",
+    "quiet_no_signal": "the headset sends nothing in it",
     "listening": "not yet: to come with the work on sound, once the microphone is live",
 }
 SPOKEN = tuple(name for name in NAMES if name != "listening")

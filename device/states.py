@@ -15,6 +15,7 @@ class State(Enum):
     LISTENING = "listening"  # the button is held, the microphone is live
     THINKING = "thinking"  # words are being recognised and a reply is planned
     SPEAKING = "speaking"  # the reply is in the speaker
+    QUIET = "quiet"  # the wearer of the headset sits quietly and is led through it; a press ends it
     ALERTING = "alerting"  # a person is being called; only a caregiver ends it
     FAULT = "fault"  # the voice or the sound card is lost; the call button still works
 
@@ -32,6 +33,7 @@ class Event(Enum):
     ACKNOWLEDGE = "acknowledge"  # a caregiver is here
     LOST = "lost"  # the voice process or the sound card is gone
     TIMEOUT = "timeout"  # the state lasted longer than it may
+    QUIET = "quiet"  # the louder button was held: the quiet minute is asked for, or has been enough
 
 
 class Control(Enum):
@@ -67,6 +69,7 @@ LIGHTS: dict[State, Light] = {
     S.LISTENING: Light((0, 0, 1), 0.0, "blue"),
     S.THINKING: Light((0, 0, 1), 1.0, "blue, slow"),
     S.SPEAKING: Light((0, 1, 1), 0.0, "cyan"),
+    S.QUIET: Light((1, 1, 1), 0.0, "white"),
     S.ALERTING: Light((1, 0, 0), 0.5, "red, fast"),
     S.FAULT: Light((1, 1, 0), 1.0, "yellow, slow"),
 }
@@ -94,6 +97,10 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     # No (THINKING, PRESS): it could cancel words that the safety check has not read.
     (S.SPEAKING, E.PRESS): S.LISTENING,
     (S.SPEAKING, E.SPOKEN): S.READY,
+    (S.READY, E.QUIET): S.QUIET,
+    (S.QUIET, E.QUIET): S.READY,
+    (S.QUIET, E.PRESS): S.LISTENING,  # who wants to talk need not wait
+    (S.QUIET, E.SPOKEN): S.READY,
     (S.ALERTING, E.ACKNOWLEDGE): S.STARTING,  # READY only after the voice has answered again
     (S.FAULT, E.VOICE_READY): S.READY,
     # A person in danger or in need comes first, wherever we are.
@@ -104,6 +111,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.LISTENING, E.TIMEOUT): S.THINKING,  # a stuck button must not hold the words for ever
     (S.THINKING, E.TIMEOUT): S.FAULT,
     (S.SPEAKING, E.TIMEOUT): S.READY,
+    (S.QUIET, E.TIMEOUT): S.READY,
     (S.ALERTING, E.TIMEOUT): S.ALERTING,  # stay present: the call and the message are repeated
     (S.FAULT, E.TIMEOUT): S.STARTING,  # try again, by itself
 }
@@ -115,6 +123,7 @@ TIMEOUTS: dict[State, float] = {
     S.LISTENING: 60.0,
     S.THINKING: 20.0,
     S.SPEAKING: 60.0,
+    S.QUIET: 240.0,  # it takes 2 minutes, and longer where samples are lost
     S.ALERTING: 30.0,
     S.FAULT: 15.0,
 }

@@ -28,6 +28,7 @@ from device.eeg_quality import Channel
 from device.eeg_table import ADVICE, Table, lines
 from device.quiet import load
 from device.recording import GAP
+from device.sounds import texts
 
 ROOT = Path(__file__).parent.parent
 CYTON = FIRMWARE / "eeg" / "cyton-eyes-open-closed.csv"
@@ -217,12 +218,12 @@ def sitting(cyton: np.ndarray, tmp_path: Path, monkeypatch: Any) -> Any:
 
 
 def test_a_baseline_is_led_kept_and_says_what_alpha_did(sitting: Any, tmp_path: Path, capsys: Any) -> None:
-    assert main(["eeg", "baseline", "--config", str(sitting())]) == 0
+    assert main(["eeg", "baseline", "--silent", "--config", str(sitting())]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in out[:4]] == [
-        "Sit comfortably, jaw and shoulders loose. The headset is settling.", "Eyes OPEN", "Eyes CLOSED", "Thank you"
-    ]  # fmt: skip
-    assert re.fullmatch(r"Alpha reactivity: seen \([1-9]\.\d+ times\): more alpha with eyes closed, as it should be\.", out[4])
+    words = texts(FIRMWARE / "sounds")
+    assert (out[0], out[2], out[4]) == (words["quiet_open"], words["quiet_closed"], words["quiet_done"])
+    assert (out[1].split(",")[0], out[3].split(",")[0]) == ("Eyes OPEN", "Eyes CLOSED")
+    assert re.fullmatch(r"Alpha reactivity: seen \([1-9]\.\d+ times\): more alpha with eyes closed, as it should be\.", out[5])
     file = tmp_path / "state" / "eeg-baseline.json"
     baseline = load(file)
     assert baseline.seen
@@ -233,11 +234,28 @@ def test_a_baseline_is_led_kept_and_says_what_alpha_did(sitting: Any, tmp_path: 
 
 def test_a_baseline_without_clean_signal_or_with_a_gap_is_not_kept(sitting: Any, cyton: np.ndarray, tmp_path: Path, capsys: Any) -> None:
     railed = np.full((8, 100 * RATE), 187_500, np.float32)
-    assert main(["eeg", "baseline", "--config", str(sitting(railed))]) == 1
+    assert main(["eeg", "baseline", "--silent", "--config", str(sitting(railed))]) == 1
     assert re.search(r"no baseline: 0 of 5\d windows were clean, 30 are needed \(Fp1 railed 5\d,.*eeg quality", capsys.readouterr().err)
-    assert main(["eeg", "baseline", "--config", str(sitting(gap=20))]) == 1
+    assert main(["eeg", "baseline", "--silent", "--config", str(sitting(gap=20))]) == 1
     assert "interrupted" in capsys.readouterr().err
     assert not (tmp_path / "state").exists()
+
+
+def test_a_baseline_that_is_skipped_leaves_the_older_one(sitting: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    words = ["eeg", "baseline", "--silent", "--config", str(sitting())]
+    assert main(words) == 0
+    file = tmp_path / "state" / "eeg-baseline.json"
+    before = file.read_bytes()
+
+    def interrupted(played: Played) -> list[Block]:
+        if played.at == 30:
+            os.kill(os.getpid(), signal.SIGINT)
+        return blocks(played)
+
+    blocks = Played.blocks
+    monkeypatch.setattr(Played, "blocks", interrupted)
+    assert main(words) == 130
+    assert file.read_bytes() == before
 
 
 def test_a_gap_while_recording_is_marked_and_told(sitting: Any, cyton: np.ndarray, tmp_path: Path, capsys: Any) -> None:
@@ -306,7 +324,7 @@ def test_emulate_calls_the_emulator(monkeypatch: Any, tmp_path: Path) -> None:
 def test_from_baseline_and_record_to_report_by_commands_alone(sitting: Any, tmp_path: Path, capsys: Any) -> None:
     """From record to report by commands alone, with the baseline of the same sitting."""
     settings = sitting()
-    assert main(["eeg", "baseline", "--config", str(settings)]) == 0
+    assert main(["eeg", "baseline", "--silent", "--config", str(settings)]) == 0
     sitting()
     file = tmp_path / "s.bdf"
     assert main(["eeg", "record", str(file), "--seconds", "30", "--config", str(settings)]) == 0

@@ -38,7 +38,7 @@ def test_no_light_is_dark() -> None:
 
 
 # The order in which lights cover each other, highest first, as a nurse would say it.
-ORDER = ["calls a person", "is broken", "is starting", "thinks", "speaks", "hears nobody", "listens", "stands in", "is ready"]
+ORDER = ["calls a person", "is broken", "is starting", "thinks", "speaks", "leads", "hears nobody", "listens", "stands in", "is ready"]
 
 
 def what_is_true(state: State, muted: bool, stand_in: bool) -> set[str]:
@@ -46,6 +46,7 @@ def what_is_true(state: State, muted: bool, stand_in: bool) -> set[str]:
     said = {
         State.ALERTING: "calls a person", State.FAULT: "is broken", State.STARTING: "is starting", State.THINKING: "thinks",
         State.SPEAKING: "speaks", State.LISTENING: "listens", State.READY: "is ready",
+        State.QUIET: "leads",
     }  # fmt: skip
     more = {"hears nobody"} if muted else set()
     return {said[state]} | more | ({"stands in"} if stand_in and state is State.READY else set())
@@ -54,7 +55,7 @@ def what_is_true(state: State, muted: bool, stand_in: bool) -> set[str]:
 SHOWN: dict[str, Light] = {
     "calls a person": LIGHTS[State.ALERTING], "is broken": LIGHTS[State.FAULT], "is starting": LIGHTS[State.STARTING],
     "thinks": LIGHTS[State.THINKING], "speaks": LIGHTS[State.SPEAKING], "hears nobody": MUTED, "listens": LIGHTS[State.LISTENING],
-    "stands in": STAND_IN, "is ready": LIGHTS[State.READY],
+    "leads": LIGHTS[State.QUIET], "stands in": STAND_IN, "is ready": LIGHTS[State.READY],
 }  # fmt: skip
 
 
