@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,10 @@ class Estimator:
         self._set(None)
         self._quiet, self._closed, self._mixed = QuietMinute(self.names), False, MIXED
 
+    def between(self) -> None:
+        """The wearer is being told to close their eyes: what comes until `eyes_closed` is of neither kind."""
+        self._mixed = KEEP
+
     def eyes_closed(self) -> None:
         """The wearer was asked to close their eyes."""
         self._closed, self._mixed = True, MIXED
@@ -131,13 +135,18 @@ class Estimator:
         return list(self.windows.channels)
 
     def latest(self, now: float | None = None) -> Affect:
-        """The newest estimate, or why there is none; `now` is on the clock of `hear`'s `seconds`."""
+        """The newest estimate with its trajectory, or why there is none; `now` is on the clock of `hear`'s `seconds`."""
         if not self.history:
             return Affect(reason="the signal is settling.")
         newest = self.history[-1]
         if now is not None and now - newest.at > STALE_SECONDS:
             return Affect(usable=newest.usable, at=newest.at, reason=f"stale: no signal for {now - newest.at:.0f} s.")
-        return newest
+        return replace(newest, minute=tuple(self._minute(newest.at)))
+
+    def _minute(self, now: float) -> Iterator[tuple[float, float, float]]:
+        for past in self.history:
+            if now - past.at <= TREND_SECONDS and past.engagement is not None and past.relaxation is not None:
+                yield round(now - past.at, 1), round(past.engagement, 3), round(past.relaxation, 3)
 
     def judge(self, window: Window) -> Affect:
         """The estimate of one window, which must be the next in time."""

@@ -22,6 +22,7 @@ OPEN_SECONDS, CLOSED_SECONDS = 60.0, 30.0
 NEEDED = 30  # clean windows with open eyes
 NEEDED_CLOSED = 8  # clean windows with closed eyes; fewer, and the reactivity was not tested
 EXPIRES_SECONDS = 3600.0
+SET_BACK_SECONDS = 60.0  # that a clock may be set back by, and the baseline is still not one of the future
 REACTIVE = 1.3  # alpha power, eyes closed over open, at one posterior or temporal electrode
 CLIP = 6.0
 # The smallest spread (log10 units): it keeps a lucky still minute from turning noise into a large z.
@@ -64,7 +65,7 @@ class Baseline:
         return f"alpha reactivity: {'seen' if self.seen else 'not seen'} ({self.reactivity:.2f} times)"
 
     def expired(self, now: float) -> bool:
-        return not 0 <= now - self.made <= EXPIRES_SECONDS
+        return not -SET_BACK_SECONDS <= now - self.made <= EXPIRES_SECONDS
 
     def z(self, features: Array) -> Array:
         """Robust z-scores of [channels, FEATURES], clipped to +-6; NaN where either side has no value."""

@@ -13,7 +13,7 @@ from device.turn import Affect
 SPEAK_OF_AFFECT = 0.7  # confidence below which the estimate changes nothing
 HOLD_SECONDS = 10.0
 LOST_SECONDS = 3.0  # between two estimates: what held before a longer silence is forgotten
-TONES = ("neutral", "calm")
+TONES = ("neutral", "calm")  # what each is in a voice, the voice knows
 
 _QUIET = (
     "Compared with their own quiet baseline, the listener's signal looks less engaged (this may be wrong): "
@@ -37,18 +37,9 @@ def steady(history: Sequence[Affect]) -> float:
     return newest.at - oldest.at
 
 
-def conditioning(history: Sequence[Affect]) -> tuple[str, str]:
-    """(a sentence for the planner's prompt or "", the tone of the voice: one of TONES) after `history`, oldest first."""
-    return _effects(history[-1], steady(history)) if history else ("", "neutral")
-
-
-def affect_sentence(affect: Affect) -> str:
-    """The sentence alone, from one estimate, which carries for how long it has held."""
-    return _effects(affect, affect.held)[0]
-
-
-def _effects(affect: Affect, held: float) -> tuple[str, str]:
-    way = _way(affect) if held >= HOLD_SECONDS else 0
+def conditioning(affect: Affect) -> tuple[str, str]:
+    """(a sentence for the planner's prompt or "", the tone of the voice: one of TONES). The estimate carries how long it has held."""
+    way = _way(affect) if affect.held >= HOLD_SECONDS else 0
     return {0: ("", "neutral"), 1: (_BUSY, "neutral"), -1: (_QUIET, "calm")}[way]
 
 

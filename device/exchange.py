@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import anyio
 
 from device import safety
-from device.planner import REMEMBERED, affect_sentence, part_heard
+from device.conditioning import conditioning
+from device.planner import REMEMBERED, part_heard
 from device.reply_rules import SAFE_CLAUSE, check_reply
 from device.states import Event
-from device.turn import FRAME, VOICE_RATE, Affect, Alert, Heard, Turn
+from device.turn import FRAME, VOICE_RATE, Alert, Heard, Turn
 from device.voice.link import Message, Voice, VoiceLost
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class Exchange:
         self._released = 0.0
         self.heard: Heard | None = None
         self.alert: Alert | None = None
-        self.affect = Affect(reason="the turn ended before the headset was asked.")
+        # Talking moves the jaw, and a jaw drowns a brain: what was sure as the button went down counts for this turn.
+        self.affect = companion.affect()
         self.latency: dict[str, float] = {}
         self._clauses: list[str] = []  # asked to be spoken, in order
         self._seconds: list[float] = []  # of audio that came for each
@@ -69,7 +71,8 @@ class Exchange:
         if heard.confidence < settings.listen.min_confidence:
             return await self._say_again()
         self.heard = heard
-        self.affect = self._home.affect()
+        if self.affect.reason:
+            self.affect = self._home.affect()
         await self._answer(heard)
         if "release_to_first_audio" not in self.latency:
             return await self._say_again()  # a plan without a word that can be spoken
@@ -78,7 +81,8 @@ class Exchange:
     async def _listen(self) -> None:
         """Blocks go to the voice process while the patient speaks, so that little is left at release."""
         home = self._home
-        await self._voice.send("press", self.number)
+        # The tone now, not with the words: CSM listens to its history anew for another, and has until the release for it.
+        await self._voice.send("press", self.number, tone=conditioning(self.affect)[1])
         done = False
         while not done:
             pcm, done = home.audio.take()
@@ -143,7 +147,7 @@ class Exchange:
             heard=heard.text,
             before=[[turn.heard.text, turn.reply] for turn in before],
             avoid=[reply[:BEGINNING] for reply in self._home.said[-AVOIDED:]],
-            affect=affect_sentence(self.affect),
+            affect=conditioning(self.affect)[0],
         )
 
     async def _speak(self, clause: str) -> None:

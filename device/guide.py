@@ -61,6 +61,7 @@ class Guide:
             home.recording.mark("quiet minute: eyes open")
             if not await self._listened(estimator, OPEN_SECONDS):
                 return self._without_signal()
+            estimator.between()
             await self._say("quiet_closed")
             estimator.eyes_closed()
             home.recording.mark("quiet minute: eyes closed")

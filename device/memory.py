@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from device.logs import log
 from device.turn import Affect, Alert, Heard, Turn
@@ -204,12 +205,17 @@ def _json(part: Heard | Affect | Alert) -> str:
     return json.dumps(dataclasses.asdict(part), ensure_ascii=False)
 
 
+def _affect(stored: dict[str, Any]) -> Affect:
+    """JSON has no tuples."""
+    return Affect(**{**stored, "minute": tuple((at, engaged, relaxed) for at, engaged, relaxed in stored.get("minute", ()))})
+
+
 def _turn(row: tuple[str, str, str, str | None, str, str, float, str, str]) -> Turn:
     heard, reply, affect, alert, engine, precision, played, states, latency = row
     return Turn(
         heard=Heard(**json.loads(heard)),
         reply=reply,
-        affect=Affect(**json.loads(affect)),
+        affect=_affect(json.loads(affect)),
         alert=Alert(**json.loads(alert)) if alert else None,
         engine=engine,
         precision=precision,

@@ -8,10 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from device.conditioning import affect_sentence
-
-__all__ = ["REMEMBERED", "affect_sentence", "clauses", "messages", "part_heard"]
-
 REMEMBERED = 6  # turns in the prompt; a small model loses the thread beyond that
 
 # A clause ends at . ! ? or ; always, and at a comma or dash once it is long enough to be spoken alone.

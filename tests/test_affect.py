@@ -74,6 +74,10 @@ def test_work_is_more_engaged_than_rest(people: dict[str, Person]) -> None:
         if a.engagement is not None:
             assert a.confidence >= 0.6
     assert max(a.held for a in busy) >= 10
+    told = estimator.latest()
+    assert told.at == busy[-1].at
+    lately = [a for a in busy if busy[-1].at - a.at <= 60 and a.engagement is not None]
+    assert [(m[0], m[1]) for m in told.minute] == [(round(told.at - a.at, 1), round(a.engagement or 0, 3)) for a in lately]
     assert json.loads(json.dumps([a.__dict__ for a in busy]))
 
 
@@ -159,14 +163,28 @@ def test_the_whole_quiet_minute_makes_it_speak() -> None:
     said = estimator.hear(brain(60, alpha_uv=3))
     assert all(a.engagement is None for a in said)
     assert "0 of 30" in said[5].reason
+    estimator.between()
+    estimator.hear(brain(20, alpha_uv=3))  # "Now close your eyes"
     estimator.eyes_closed()
     estimator.hear(brain(30, alpha_uv=10, seed=1), gap=True)
     assert estimator.finish_baseline() == ""
     assert estimator.baseline is not None
     assert estimator.baseline.seen
-    assert estimator.baseline.made == pytest.approx(90)
+    assert estimator.baseline.made == pytest.approx(110)
+    assert estimator.baseline.windows == 55  # of the minute, those wholly after its begin and the filters' settling
     with pytest.raises(ValueError, match="the baseline is of"):
         Estimator(["TP9", "AF7", "AF8", "TP10"], 256.0, baseline=estimator.baseline)
+
+
+def test_a_quiet_minute_that_is_given_up_leaves_the_older_baseline(people: dict[str, Person]) -> None:
+    estimator = wearer(people["s00"])
+    older = estimator.baseline
+    estimator.begin_baseline()
+    estimator.hear(people["s00"][2][:, : round(20 * estimator.rate)])
+    assert estimator.baseline is None
+    estimator.go_back_to(older)
+    assert estimator.baseline is older
+    assert "quiet" not in estimator.hear(people["s00"][2][:, : round(8 * estimator.rate)])[-1].reason
 
 
 def test_too_short_a_quiet_minute_is_refused() -> None:
@@ -201,7 +219,7 @@ def test_a_gap_and_a_silence_are_told(people: dict[str, Person]) -> None:
     after = estimator.hear(rest[:, : round(8 * rate)], gap=True)
     assert [a.reason for a in after[:5]] == ["the signal is settling."] * 5
     assert [a.confidence for a in after[:5]] == [0.0] * 5
-    assert estimator.latest(after[-1].at + 1) == after[-1]
+    assert replace(estimator.latest(after[-1].at + 1), minute=()) == after[-1]
     stale = estimator.latest(after[-1].at + 30)
     assert (stale.engagement, stale.reason) == (None, "stale: no signal for 30 s.")
 

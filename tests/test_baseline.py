@@ -123,4 +123,5 @@ def test_it_is_over_after_an_hour() -> None:
     made = quiet(3, 10).baseline()
     assert not made.expired(made.made + EXPIRES_SECONDS)
     assert made.expired(made.made + EXPIRES_SECONDS + 1)
-    assert made.expired(made.made - 1)  # another clock
+    assert not made.expired(made.made - 1)  # the clock was set right
+    assert made.expired(made.made - 3601)  # another clock

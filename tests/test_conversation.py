@@ -191,3 +191,25 @@ def test_the_history_is_kept_for_its_owner_alone_and_whole_or_not_at_all(built: 
     (tmp_path / "talk.json.new").write_text("left by a power cut")
     talk.save(file)
     assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
+
+
+def test_after_another_reference_the_codes_are_those_of_a_history_heard_afresh(built: Built, tokens: Tokens) -> None:
+    talk = Conversation(built.csm, segment(tokens, DEVICE, "I am here.", 12))
+    talk.append(segment(tokens, PATIENT, "Hello.", 20))
+    before = answer(talk, tokens, "Yes.", 12).codes.clone()
+    talk.remove(talk.segments[-1])
+    calm = segment(tokens, DEVICE, "Sit comfortably.", 17, 3)
+    talk.refer_to(calm)
+    assert (talk.reference, talk.filled, talk.pinned) == (calm, 0, 1)
+    codes = answer(talk, tokens, "Yes.", 12).codes.clone()
+    assert not torch.equal(codes, before)
+    talk.remove(talk.segments[-1])
+    assert torch.equal(codes, answer(afresh(talk), tokens, "Yes.", 12).codes)
+
+
+def test_another_reference_without_room_changes_nothing(built: Built, tokens: Tokens) -> None:
+    own = segment(tokens, DEVICE, "I am here.", 12)
+    talk = Conversation(built.csm, own)
+    talk.append(segment(tokens, PATIENT, "On and on.", POSITIONS - talk.rows - 40))
+    talk.refer_to(segment(tokens, DEVICE, "Sit comfortably.", 100))
+    assert talk.reference is own

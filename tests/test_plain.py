@@ -34,6 +34,17 @@ def test_what_has_no_words_gives_no_frames(voice: PlainVoice, text: str) -> None
     assert list(voice.frames(text)) == []
 
 
+def test_calm_is_a_little_slower_until_it_is_over(voice: PlainVoice) -> None:
+    text = "It is quiet here, and there is no hurry at all."
+    usual = len(list(voice.frames(text)))
+    try:
+        voice.tone("calm")
+        assert 1.05 < len(list(voice.frames(text))) / usual < 1.2
+    finally:
+        voice.tone("neutral")
+    assert len(list(voice.frames(text))) == usual
+
+
 def test_a_long_text_starts_before_all_of_it_is_made(voice: PlainVoice) -> None:
     made: list[int] = []
     run = voice._hibari.from_ids

@@ -1,4 +1,4 @@
-"""A reply cut into clauses, what was heard of it, and what may be said of the headset. Pure, so by property."""
+"""A reply cut into clauses, and what was heard of it. Pure, so by property."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device.planner import affect_sentence, clauses, messages, part_heard
-from device.turn import Affect
+from device.planner import clauses, messages, part_heard
 
 TEXT = st.text(alphabet="ab .,;:!?…—–\"')\n", max_size=80)
 
@@ -80,23 +79,6 @@ def test_more_played_is_never_fewer_words(played: float) -> None:
         return len(part_heard(CLAUSES, seconds).replace("—", "").split())
 
     assert count(played) <= count(played + 0.3) <= 7
-
-
-@pytest.mark.parametrize(
-    ("affect", "says"),
-    [
-        (Affect(engagement=0.9, confidence=0.69, held=60), ""),
-        (Affect(engagement=None, confidence=0.9, held=60), ""),
-        (Affect(reason="no headset"), ""),
-        (Affect(engagement=0.9, confidence=0.7, held=9), ""),
-        (Affect(engagement=0.9, confidence=0.7, held=10), "more engaged"),
-        (Affect(engagement=-0.9, confidence=0.9, held=10), "less engaged"),
-    ],
-)
-def test_the_headset_is_spoken_of_only_when_it_is_sure(affect: Affect, says: str) -> None:
-    sentence = affect_sentence(affect)
-    assert says in sentence
-    assert bool(says) == bool(sentence)
 
 
 def test_the_prompt_holds_the_last_six_turns_and_the_persona() -> None:

@@ -383,3 +383,26 @@ def test_frames_leave_as_they_are_made(voice: CsmVoice, script: Callable[..., No
     assert waiting.wait(20)  # the second frame is not finished
     gate.release(10**6)
     assert len(list(frames)) > 1
+
+
+def test_another_tone_is_another_reference_before_the_same_history(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listened to while nothing waits; one that is not known, or the same again, asks for nothing."""
+    calm = ("sit comfortably", np.sin(np.arange(2 * FRAME) / 9).astype(np.float32))
+    voice = voice_of(built, tones={"calm": calm})
+    say(voice, "I slept badly.")
+    talk, neutral, before = voice.conversation, voice.conversation.reference, told(voice)
+    voice.tone("calm")
+    settle(voice)
+    assert talk.reference is not None
+    assert (talk.reference.text, talk.filled) == ("sit comfortably", talk.rows)
+    assert told(voice) == before
+    voice.tone("unheard of")
+    settle(voice)
+    assert talk.reference.text == "sit comfortably"
+    voice.tone("neutral")
+    settle(voice)
+    assert talk.reference is neutral
+    monkeypatch.setattr("device.voice.speak.TONE_ROWS", talk.rows - 1)  # a CPU would be late with the answer
+    voice.tone("calm")
+    settle(voice)
+    assert talk.reference is neutral

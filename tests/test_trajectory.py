@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from device.conditioning import TONES, affect_sentence, conditioning, steady
+from device.conditioning import TONES, conditioning, steady
 from device.trajectory import Smoother, trend
 from device.turn import Affect
 
@@ -65,10 +66,16 @@ def story(engagement: float | None, confidence: float, seconds: int, start: int 
     return [Affect(engagement=engagement, confidence=confidence, at=float(start + t)) for t in range(seconds + 1)]
 
 
+def newest(history: list[Affect]) -> Affect:
+    """As the Estimator gives it: with the time for which it has held."""
+    return replace(history[-1], held=steady(history))
+
+
 @pytest.mark.parametrize(
     ("history", "words", "tone"),
     [
-        ([], "", "neutral"),
+        ([Affect(reason="no headset")], "", "neutral"),
+        (story(0.8, 0.7, 10), "more engaged", "neutral"),
         (story(0.8, 0.9, 10), "more engaged", "neutral"),
         (story(-0.8, 0.9, 10), "less engaged", "calm"),
         (story(0.8, 0.9, 9), "", "neutral"),
@@ -80,24 +87,16 @@ def story(engagement: float | None, confidence: float, seconds: int, start: int 
     ],
 )
 def test_a_reply_changes_only_after_ten_sure_seconds(history: list[Affect], words: str, tone: str) -> None:
-    sentence, chosen = conditioning(history)
+    sentence, chosen = conditioning(newest(history))
     assert bool(sentence) == bool(words)
     assert words in sentence
     assert chosen == tone
     assert chosen in TONES
 
 
-def test_one_estimate_carries_how_long_it_has_held() -> None:
-    """What the planner asks, of the turn's own estimate, is what the history says."""
-    history = story(0.8, 0.9, 10)
-    assert steady(history) == 10
-    assert affect_sentence(Affect(engagement=0.8, confidence=0.9, held=10.0)) == conditioning(history)[0]
-    assert affect_sentence(Affect(engagement=0.8, confidence=0.9, held=9.0)) == ""
-
-
 @pytest.mark.parametrize("way", [0.9, -0.9])
 def test_no_sentence_states_a_feeling_as_a_fact(way: float) -> None:
-    sentence = conditioning(story(way, 0.99, 30))[0].lower()
+    sentence = conditioning(newest(story(way, 0.99, 30)))[0].lower()
     assert "compared with their own quiet baseline" in sentence
     assert "may be wrong" in sentence
     assert "do not mention it" in sentence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from home import LONG, REPLY, SENTENCE, SILENCE, SOUNDS, SPEECH, AskedPen, becom
 from device.planner import clauses
 from device.reply_rules import SAFE_CLAUSE
 from device.states import LIGHTS, STAND_IN, TIMEOUTS, Event, State
-from device.turn import MIC_RATE
+from device.turn import MIC_RATE, Affect
 from device.voice.tone import ToneVoice
 
 pytestmark = pytest.mark.anyio
@@ -21,15 +22,19 @@ WHOLE_TURN = [State.READY, State.LISTENING, State.THINKING, State.SPEAKING, Stat
 
 
 class SpokenTexts(ToneVoice):
-    """The tone voice, keeping every text it was given."""
+    """The tone voice, keeping every text it was given, and in which tone."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.tones: list[str] = []
         self.heard: list[tuple[str, int]] = []
 
     def frames(self, text: str) -> Any:
         self.texts.append(text)
         return super().frames(text)
+
+    def tone(self, name: str) -> None:
+        self.tones.append(name)
 
     def said(self, text: str, frames: int) -> None:
         self.heard.append((text, frames))
@@ -180,22 +185,59 @@ async def test_barge_in_silences_at_once_and_keeps_what_was_heard(tmp_path: Path
     assert home.seen == [*WHOLE_TURN[:-1], *WHOLE_TURN[1:]]
 
 
+class Notebook(AskedPen):
+    """Keeps whole requests."""
+
+    def __init__(self, *replies: str) -> None:
+        super().__init__(*replies)
+        self.requests: list[dict[str, Any]] = []
+
+    def plan(self, request: dict[str, Any], bank: bool) -> Any:
+        self.requests.append(request)
+        return super().plan(request, bank)
+
+
+POOR = Affect(reason="signal too poor: Fp1 muscle.")
+SURE = Affect(engagement=-0.8, relaxation=0.3, arousal=0.0, confidence=0.9, held=12.0, trend="falling", slope=-0.4, slope_low=-0.6,
+              slope_high=-0.1, minute=((1.0, -0.7, 0.2), (0.0, -0.8, 0.3)))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "at_reply", "kept", "words", "tone"),
+    [
+        (SURE, POOR, SURE, "less engaged", "calm"),  # talking moved the jaw
+        (POOR, SURE, SURE, "less engaged", "neutral"),  # known too late for the tone
+        (POOR, POOR, POOR, "", "neutral"),
+        (replace(SURE, held=9.0), POOR, replace(SURE, held=9.0), "", "neutral"),
+    ],
+)
+async def test_a_sure_estimate_changes_one_sentence_and_the_tone_and_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: Affect, at_reply: Affect, kept: Affect, words: str, tone: str
+) -> None:
+    """What was sure at the press counts; the trajectory comes back from the memory with the turn; abstaining changes nothing."""
+    throat, pen, asked = SpokenTexts(), Notebook(REPLY), iter([before, at_reply])
+    async with bedside(tmp_path, [SPEECH], throat=throat, pen=pen) as home:
+        monkeypatch.setattr(home.companion.feed, "affect", lambda: next(asked))
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        (turn,) = home.memory.recent(1)
+    assert turn.affect == kept
+    assert (words in pen.requests[0]["affect"]) if words else pen.requests[0]["affect"] == ""
+    assert throat.tones == [tone]
+
+
 async def test_the_pen_is_told_of_the_turns_before_as_they_were_heard(tmp_path: Path) -> None:
-    requests: list[dict[str, Any]] = []
-
-    class Notebook(AskedPen):
-        def plan(self, request: dict[str, Any], bank: bool) -> Any:
-            requests.append(request)
-            return super().plan(request, bank)
-
-    async with bedside(tmp_path, [SPEECH] * 2, pen=Notebook("First reply.", "Second reply.")) as home:
+    pen = Notebook("First reply.", "Second reply.")
+    async with bedside(tmp_path, [SPEECH] * 2, pen=pen) as home:
         for _ in range(2):
             await press(home)
             await becomes(home, State.SPEAKING)
             await becomes(home, State.READY)
-    assert requests[0]["before"] == []
-    assert requests[1]["before"] == [[SENTENCE, "First reply."]]
-    assert requests[1]["avoid"] == ["First reply."]
+    first, second = pen.requests
+    assert first["before"] == []
+    assert second["before"] == [[SENTENCE, "First reply."]]
+    assert second["avoid"] == ["First reply."]
 
 
 async def test_a_clause_that_must_not_be_said_is_never_sent_to_the_voice(tmp_path: Path) -> None:

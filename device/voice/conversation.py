@@ -65,6 +65,16 @@ class Conversation:
     def pinned_rows(self) -> int:
         return sum(segment.rows for segment in self.segments[: self.pinned])
 
+    @property
+    def reference(self) -> Segment | None:
+        return self.segments[0] if self.pinned else None
+
+    def refer_to(self, reference: Segment) -> None:
+        """Another one in its place; all that follows must be listened to again. Without room for it nothing changes."""
+        rows = self.rows - self.pinned_rows + reference.rows
+        if self.pinned and reference.rows <= self.capacity // 2 and rows <= self.capacity:
+            self.segments[0], self.filled = reference, 0
+
     def append(self, segment: Segment) -> Segment:
         self.segments.append(segment)
         return segment

@@ -127,9 +127,12 @@ def load(settings: Settings, status: Callable[[str], None]) -> tuple[Ears, Pen, 
     return ears, pen, throat, about
 
 
-def reference() -> tuple[str, Any]:
+REFERENCES = {"neutral": "cant_answer", "calm": "quiet_open"}  # recorded messages, by the tone in which they are spoken
+
+
+def reference(tone: str = "neutral") -> tuple[str, Any]:
     """The voice that CSM keeps: a recorded message and its words, so that the device sounds like one being."""
-    name = "cant_answer"
+    name = REFERENCES[tone]
     recorded = sounds.load(FIRMWARE / "sounds")[name]
     return sounds.texts(FIRMWARE / "sounds")[name], recorded.astype("float32") / 32768
 
@@ -166,7 +169,8 @@ def load_csm(settings: Settings, device: str, status: Callable[[str], None], see
     built = build(settings.voice.csm_model, settings.voice.precision, device, status, settings.voice.compile)
     status("loading Mimi and the reference voice")
     store = Path(settings.memory.conversation) if settings.memory.conversation else None
-    voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.sampling(seed), built.precision, reference(), store)
+    tones = {"calm": reference("calm")}
+    voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.sampling(seed), built.precision, reference(), store, tones)
     if store is not None and (told := voice.resume()):
         status(f"going on from {told} earlier segments of the conversation")
     status("warming up CSM")

@@ -26,6 +26,7 @@ ASSETS = {
 LEAD, TRAIL = 0.08, 0.30  # s of silence kept around a piece of speech
 GAIN = 1.6  # hibari peaks at 0.2 to 0.45 of full scale; this leaves 3 dB of headroom
 CLAUSE = 160  # phonemes: a longer sentence is cut at its commas, so that sound comes early
+PACE = {"neutral": 1.0, "calm": 0.82}  # by tone: hibari's speed; 0.82 takes a tenth longer (measured on three sentences)
 LONGEST = 400  # phonemes that hibari was made for at once
 
 
@@ -144,11 +145,16 @@ class PlainVoice:
         from hibari import Hibari
 
         self._hibari: Any = Hibari(model=str(folder / "hibari.onnx"), threads=threads)
+        self._pace = PACE["neutral"]
 
     def warm_up(self) -> None:
         """Say something unheard once: the first call loads 5 MB of dictionaries (0.3 s)."""
         for _ in self.frames("Hello, this is a test of an unheardofword."):
             pass
+
+    def tone(self, name: str) -> None:
+        """Calm is a tenth slower."""
+        self._pace = PACE.get(name, PACE["neutral"])
 
     def start(self) -> None:
         """The plain voice has no ear: what the patient says does not change how it speaks."""
@@ -168,7 +174,7 @@ class PlainVoice:
         Each sentence is made when its first frame is asked for, so closing stops the work.
         """
         rest = np.zeros(0, np.int16)
-        for sound in self.sounds(text):
+        for sound in self.sounds(text, self._pace):
             rest = np.concatenate([rest, sound])
             whole = len(rest) // FRAME * FRAME
             yield from rest[:whole].reshape(-1, FRAME)

@@ -46,12 +46,16 @@ class Pen(Protocol):
 
 
 class Throat(Protocol):
-    """Speaks: 80 ms frames, int16 mono at 24 kHz. It is told what the patient says, int16 mono at 16 kHz, and its words."""
+    """Speaks: 80 ms frames, int16 mono at 24 kHz. It is told what the patient says, int16 mono at 16 kHz, and its words.
+
+    `tone` is one of conditioning.TONES, for what is spoken from now on; one that a voice does not know is its usual one.
+    """
 
     name: str
     precision: str
 
     def warm_up(self) -> None: ...
+    def tone(self, name: str) -> None: ...
     def start(self) -> None: ...
     def feed(self, pcm: Pcm) -> None: ...
     def hear(self, text: str) -> None: ...
@@ -158,6 +162,7 @@ class Server:
     def _do(self, wire: Wire, message: Message) -> None:
         if message.kind == "press":
             self._unheard = True
+            self.throat.tone(message.fields.get("tone", "neutral"))
             self.ears.start()
             self.throat.start()
         elif message.kind == "said":

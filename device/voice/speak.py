@@ -13,7 +13,7 @@ import math
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -37,13 +37,15 @@ SLICE = 32  # rows that are listened to at once when history is tidied: what com
 ANSWER = 8  # one part in eight of the positions is kept free for an answer
 FULL, ROOMY = 3 / 4, 1 / 2  # of the positions: where forgetting begins, and how far it goes
 ENCODE = 5 * FRAME  # samples that are encoded at once: frame by frame it takes four times as long (57 ms, not 14)
+TONE_ROWS = 512  # of history that another tone may make a CPU listen to anew: up to 5 s, about what a patient speaks
 WARM_FRAMES = 3
 
 
 class CsmVoice:
     """Speaks with CSM in the voice and mood of the conversation so far.
 
-    `reference`: (words, float32 sound at 24 kHz) of the voice to keep, or None. `precision` is for the record.
+    `reference`: (words, float32 sound at 24 kHz) of the voice to keep, or None; `tones` are others of it, by the tone's name.
+    `precision` is for the record.
     `store`: file that keeps the conversation over a restart, or None.
     """
 
@@ -58,10 +60,14 @@ class CsmVoice:
         precision: str,
         reference: tuple[str, np.ndarray] | None = None,
         store: Path | None = None,
+        tones: Mapping[str, tuple[str, np.ndarray]] | None = None,
     ) -> None:
         self.csm, self.tokens, self.mimi, self.sampling, self.precision = csm, tokens, mimi, sampling, precision
         pinned = self._segment(DEVICE, reference[0], mimi.encode_all(reference[1])) if reference else None
         self.conversation = Conversation(csm, pinned)
+        self._tones = {name: self._segment(DEVICE, words, mimi.encode_all(spoken)) for name, (words, spoken) in (tones or {}).items()}
+        if pinned is not None:
+            self._tones["neutral"] = pinned
         self._store = store
         self._unsaid: deque[Segment | None] = deque()  # clauses spoken since the last `hear`, until `said` takes them
         self._sound: list[np.ndarray] = []  # of what the patient is saying, not yet encoded
@@ -100,6 +106,18 @@ class CsmVoice:
         finally:
             self._work.shutdown()
             self._decoding.shutdown()
+
+    def tone(self, name: str) -> None:
+        """Speak from now on as this tone's reference does; the history is listened to anew while nothing else waits."""
+        self._quietly(self._tone, name)
+
+    def _tone(self, name: str) -> None:
+        talk, wanted = self.conversation, self._tones.get(name)
+        if wanted is None or wanted is talk.reference or (self.csm.device.type == "cpu" and talk.rows > TONE_ROWS):
+            return
+        talk.refer_to(wanted)
+        log("voice_tone", tone=name, positions=talk.rows)
+        self._quietly(self._tidy)
 
     # What the patient says ---------------------------------------------------------------------
 

@@ -20,6 +20,9 @@ class ToneVoice:
     def warm_up(self) -> None:
         """A tone is always warm."""
 
+    def tone(self, name: str) -> None:
+        """It has one."""
+
     def start(self) -> None:
         """A tone has no ear."""
 
