@@ -89,3 +89,56 @@ def test_words_that_sound_alike_are_spelt_alike_and_others_not(tmp_path: Path) -
     assert tokens.ids("0", "I read the sign.") == tokens.ids("0", "I red the sign.")
     assert tokens.ids("0", "I hear you.") != tokens.ids("1", "I hear you.")
     assert tokens.ids("0", "I hear you.") != tokens.ids("0", "I hear two.")
+
+
+def test_the_clock_says_when_each_phoneme_sounds() -> None:
+    from device.training.timed import TimedVoice
+    from device.voice.phonemes import phonemes
+    from device.voice.plain import PlainVoice
+
+    text = "How did you sleep? I hope it was a quiet night, sweet and long."
+    said = TimedVoice().timed(text)
+    assert np.array_equal(said.sound, np.concatenate(list(PlainVoice().sounds(text))))
+    assert said.phonemes == phonemes(text)
+    assert len(said.ends) == len(said.phonemes)
+    assert (np.diff(said.ends) >= 0).all()
+    assert 0 < said.ends[0] < said.ends[-1] <= len(said.sound)
+    spectra = np.abs(np.fft.rfft(said.sound[: len(said.sound) // 600 * 600].reshape(-1, 600).astype(float))) ** 2
+    high = spectra[:, 100:].sum(1) / (spectra.sum(1) + 1)  # above 4 kHz, of each 25 ms: a hiss has most of it there
+    begins = np.concatenate([[0], said.ends[:-1]])
+    heard: dict[str, list[float]] = {}
+    for sound, begin, end in zip(said.phonemes, begins, said.ends, strict=True):
+        heard.setdefault(sound, []).append(high[min((begin + end) // 1200, len(high) - 1)])
+    assert np.mean(heard["s"]) > 5 * np.mean(heard["i"] + heard["W"] + heard["I"])
+
+
+def test_every_20_ms_of_the_devices_clips_has_its_phoneme(spoken: Path) -> None:
+    from device.training import phones
+
+    read = corpus.read(spoken)
+    labels = phones.labels(read).reshape(-1)
+    for clip in read.clips:
+        within = labels[-(-clip.start // phones.STEP) : (clip.start + clip.size) // phones.STEP]
+        assert (within == phones.UNKNOWN).all() == (clip.source == "patient")
+        if clip.ends:
+            sounds = np.abs(read.samples(clip)[: len(within) * phones.STEP].astype(float).reshape(-1, phones.STEP)).mean(1)
+            assert np.isin(within, [*phones.CLASSES.values(), phones.SILENCE]).all()
+            assert sounds[within != phones.SILENCE].mean() > 3 * sounds[-10:].mean()
+
+
+def test_every_id_of_a_clip_has_its_time(spoken: Path, tmp_path: Path) -> None:
+    from device.training import alphabet, encoded
+
+    alphabet.write(tmp_path)
+    tokens = Tokens(tmp_path)
+    for clip in corpus.read(spoken).clips:
+        ends = encoded._ends(clip, tokens.spans(clip.speaker, clip.text))
+        frames = -(-clip.size // 1920)
+        if clip.source == "patient":
+            assert ends == []
+            continue
+        assert len(ends) == len(tokens.ids(clip.speaker, clip.text))
+        assert ends[:4] == [0.0] * 4  # the beginning and "[0]" take no time
+        assert ends == sorted(ends)
+        assert ends[4] > 0
+        assert ends[-2:] == [frames, frames + 1]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_codec_training import TINY
 
-from device.training import codec, corpus, decoder, encoded, recipe, semantics, small
+from device.training import codec, corpus, decoder, encoded, recipe, small
 from device.training.recipe import Recipe, stages
 
 
@@ -50,11 +50,9 @@ class _Here:
 
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder whose corpus is made and heard; the hearing is noise, for Whisper has tests of its own."""
+    """A working folder whose corpus is made."""
     work = tmp_path_factory.mktemp("work")
-    made = corpus.make(work / "corpus", 1.0, 0, 1, counts={"pattern": 6, "patient": 2}, held_out=2)
-    heard = np.random.default_rng(0).normal(size=(len(made.sound) // 1920, 8)).astype(np.float16)
-    np.save(work / "corpus" / semantics.FILE, heard)
+    corpus.make(work / "corpus", 1.0, 0, 1, counts={"pattern": 6, "patient": 2}, held_out=2)
     return work
 
 
@@ -82,10 +80,7 @@ def test_from_sentences_to_a_voice(spoken: Path, tmp_path: Path) -> None:
 
 def test_a_stage_that_is_done_is_not_done_again(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "make", functools.partial(pytest.fail, "the corpus was made again"))
-    monkeypatch.setattr(semantics, "hear", functools.partial(pytest.fail, "it was heard again"))
-    work = Recipe(spoken, minutes=10)
-    work.corpus()
-    work.hearing()
+    Recipe(spoken, minutes=10).corpus()
 
 
 def test_codes_are_not_made_with_a_codec_that_is_still_learning(spoken: Path, tmp_path: Path) -> None:
@@ -96,5 +91,5 @@ def test_codes_are_not_made_with_a_codec_that_is_still_learning(spoken: Path, tm
 
 
 def test_an_unknown_stage_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'polish'.*corpus, hearing, codec, codes, csm, decoder"):
+    with pytest.raises(ValueError, match=r"'polish'.*corpus, codec, codes, csm, decoder"):
         stages(Recipe(tmp_path, 1), ["polish"])

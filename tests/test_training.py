@@ -25,7 +25,7 @@ from lively_csm import lively, logits, their_logits  # noqa: E402
 
 from device.training import alphabet, export, small  # noqa: E402
 from device.training.dialogues import Deck, Mixer, Utterance, batch, cut, learnable, sequence  # noqa: E402
-from device.training.forward import rows, through  # noqa: E402
+from device.training.forward import gaze, rows, through  # noqa: E402
 from device.training.lesson import Lesson  # noqa: E402
 from device.training.loop import BEST, LOG, STATE, Loop, Plan, learning, restore, validation  # noqa: E402
 from device.turn import FRAME  # noqa: E402
@@ -83,7 +83,7 @@ def test_a_sequence_is_what_the_device_would_hear_and_say(shape: Shape, said: li
             frames = [*torch.from_numpy(one.codes.astype(np.int64)), torch.zeros(BOOKS, dtype=torch.long)]  # the end is said too
             for at, frame in enumerate(frames, start + len(one.ids) - 1):
                 wanted.append(F.cross_entropy(csm.force(heard[at : at + 1], frame), frame, reduction="none"))
-        first, rest = Lesson(csm, share=1.0).eval()(batch([said]))
+        first, rest, _ = Lesson(csm, share=1.0).eval()(batch([said]))
     assert torch.allclose(torch.cat([first[None], rest]), torch.stack(wanted).mean(0), atol=1e-4)
 
 
@@ -91,13 +91,82 @@ def test_layers_that_are_run_again_give_the_same_gradients(said: list[Utterance]
     found = []
     for remember in (True, False):
         csm = lively(TINY)
-        first, rest = Lesson(csm, share=1.0, remember=remember)(batch([said]))
+        first, rest, _ = Lesson(csm, share=1.0, remember=remember)(batch([said]))
         (first + rest.mean()).backward()
         found.append({name: p.grad for name, p in csm.named_parameters()})
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         assert torch.allclose(gradient, found[1][name], atol=1e-6), name
         assert gradient.abs().max() > 0, name  # each weight of both transformers learns
+
+
+def timed(chance: np.random.Generator, text: int, frames: int) -> Utterance:
+    """An utterance whose ids sound one after the other, the last of them being the end."""
+    one = utterance(chance, text, frames)
+    return replace(one, ends=(*np.linspace(0, frames, text)[1:].tolist(), frames + 1.0))
+
+
+def test_each_frame_belongs_to_the_text_that_sounds_in_it() -> None:
+    chance = np.random.default_rng(0)
+    first, second, unknown = timed(chance, 4, 6), replace(timed(chance, 3, 2), learn=False), timed(chance, 2, 1)
+    given = batch([[first, second, unknown]])
+    wanted = Lesson._wanted(given)[0]
+    own = wanted[3:10, :4]  # the last row of text and six frames ask for six frames and the end
+    assert torch.equal(own.argmax(-1), torch.tensor([0, 0, 1, 1, 2, 2, 3]))
+    assert torch.allclose(own.amax(-1), torch.ones(7))
+    assert wanted.sum() == 7 + 2  # of the second nothing is learnt; the third has one frame and its end
+    assert wanted[given.learn[0]].sum(-1).tolist() == [1.0] * 9
+    half = replace(timed(chance, 3, 2), ends=(0.5, 2.0, 3.0))
+    assert torch.allclose(Lesson._wanted(batch([[half]]))[0, 2, :3], torch.tensor([0.5, 0.5, 0.0]))
+
+
+def test_a_gaze_is_where_the_first_head_looks(said: list[Utterance]) -> None:
+    csm, seen = lively(TINY), []
+    given = batch([said])
+    with torch.inference_mode():
+        through(csm.backbone, rows(csm, given.ids, given.codes), watch=lambda number, x: seen.append(x))
+        layer, x = csm.backbone.layers[1], seen[1]
+        looked = gaze(csm.backbone, layer, x).exp()[0]
+        assert torch.allclose(looked.sum(-1), torch.ones(len(looked)), atol=1e-5)
+        assert looked.triu(1).abs().max() < 1e-9
+        # With values that are the rows' own numbers, the first head's output is that look.
+        size, s = x.shape[1], layer.shape
+        layer.out.weight.copy_(torch.eye(s.width, s.heads * s.head))
+        layer.qkv.weight[-s.kv_heads * s.head :] = 0
+        values = torch.randn(s.width)
+        layer.qkv.weight[-s.kv_heads * s.head] = values
+        layer.down.weight.zero_()
+        told = layer.attention_norm(x)[0] @ values
+        both = batch([said])
+        after = through_one(layer, x, csm)
+        assert torch.allclose(after[0, :, 0] - x[0, :, 0], looked @ told, atol=1e-4)
+        assert size == len(both.ids[0])
+
+
+def through_one(layer: Any, x: Any, csm: Csm) -> Any:
+    from device.training.forward import _angles, _layer
+
+    return _layer(layer, x, _angles(csm.backbone, x))
+
+
+def test_a_model_that_is_shown_where_to_look_looks_there() -> None:
+    shape = replace(TINY, backbone=replace(TINY.backbone, layers=3))
+    found = {}
+    for show in (0.0, 1.0):
+        torch.manual_seed(0)
+        chance = np.random.default_rng(0)
+        csm = lively(shape)
+        lesson = Lesson(csm.requires_grad_(True), share=0.1, show=show)
+        best = torch.optim.AdamW(lesson.parameters(), 5e-3)
+        for _ in range(60):
+            given = batch([[timed(chance, 5, 8)] for _ in range(8)])
+            losses = lesson.train()(given)
+            best.zero_grad()
+            lesson.total(losses).backward()
+            best.step()
+        lesson.show = 1.0
+        found[show] = lesson.eval()(batch([[timed(np.random.default_rng(9), 5, 8)]])).looks.item()
+    assert found[1.0] < found[0.0] - 0.5
 
 
 def test_a_share_of_the_frames_teaches_the_depth_decoder_and_each_end(said: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +195,7 @@ def test_noise_changes_what_is_heard_but_not_what_is_learnt(said: list[Utterance
 
 def test_a_sequence_has_the_rows_of_a_conversation() -> None:
     one = Utterance((7, 8), np.array([[1, 2], [3, 4]], np.uint16))
-    ids, codes, after, learn = sequence([one, replace(one, learn=False)])
+    ids, codes, after, learn, *_ = sequence([one, replace(one, learn=False)])
     assert ids.tolist() == [7, 8, -1, -1, -1] * 2
     assert codes[:5].tolist() == [[0, 0], [0, 0], [1, 2], [3, 4], [0, 0]]
     assert learn.tolist() == [False, True, True, True, False] + [False] * 5

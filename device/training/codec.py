@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from device.training import phones
 from device.training.spectra import LogMel
 from device.turn import FRAME
 from device.voice.mimi import network
@@ -35,23 +36,21 @@ RATE, END_RATE, RISE = 5e-4, 3e-5, 100  # the learning rate's top, its end, and 
 UNQUANTISED = 300  # steps before there are codebooks: they begin as the means of what the encoder then says
 SAMPLE = 4096  # frames that the codebooks' first means are made of
 DROPOUT = 0.25  # share of the steps that use only some of the codebooks
-COMMITMENT, MEANING = 0.25, 0.5  # weights of the two other losses beside the spectrum's
+COMMITMENT, MEANING = 0.25, 0.25  # weights of the two other losses beside the spectrum's
 
 
 class Teacher(nn.Module):
-    """Reads Whisper's hearing off the first codebook, so that its codes follow the sounds of speech."""
+    """Reads the phonemes off the first codebook, so that its codes follow the sounds of speech."""
 
-    def __init__(self, width: int, heard: np.ndarray) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        sample = torch.from_numpy(np.asarray(heard[:20_000], dtype=np.float32))
-        self.register_buffer("mean", sample.mean(0))
-        self.register_buffer("scale", sample.std(0) + 1e-3)
-        self.reads = nn.Linear(width, sample.shape[1])
+        self.reads = nn.Linear(width, phones.PER_FRAME * phones.COUNT)
 
-    def forward(self, first: Tensor, heard: Tensor) -> Tensor:
-        """1 - cosine, of the first codebook's vectors (batch, width, frames) and heard (batch, frames, theirs)."""
-        target = (heard - self.get_buffer("mean")) / self.get_buffer("scale")
-        return 1 - F.cosine_similarity(self.reads(first.transpose(1, 2)), target, dim=-1).mean()
+    def forward(self, first: Tensor, spoken: Tensor) -> Tensor:
+        """Nats a label, of the first codebook's vectors (batch, width, frames) and the labels (batch, frames, PER_FRAME)."""
+        read = self.reads(first.transpose(1, 2)).unflatten(-1, (phones.PER_FRAME, phones.COUNT))
+        known = spoken != phones.UNKNOWN
+        return F.cross_entropy(read[known], spoken[known]) if known.any() else read.sum() * 0
 
 
 class Reader(nn.Module):
@@ -73,11 +72,11 @@ class Reader(nn.Module):
 class Codec:
     """The model, its optimiser, and how far it has come."""
 
-    def __init__(self, heard: np.ndarray, steps: int) -> None:
+    def __init__(self, steps: int) -> None:
         width = CONFIG["hidden_size"]
         self.mimi = network(CONFIG, CONFIG["num_quantizers"], "cpu").train()
         even_out(self.mimi)
-        self.teacher, self.reader, self.steps, self.step = Teacher(width, heard), Reader(width), steps, 0
+        self.teacher, self.reader, self.steps, self.step = Teacher(width), Reader(width), steps, 0
         learning = [*self.mimi.parameters(), *self.teacher.parameters(), *self.reader.parameters()]
         self.best = torch.optim.AdamW(learning, RATE, betas=(0.8, 0.99), weight_decay=1e-3, fused=True)
         self._first: Tensor | None = None
@@ -86,8 +85,8 @@ class Codec:
     def _keep(self, module: nn.Module, inputs: Any, result: Any) -> None:
         self._first = result.x
 
-    def learn(self, sound: Tensor, heard: Tensor) -> dict[str, float]:
-        """One step on float sound (batch, samples) and what Whisper heard of it (batch, frames, width). The losses."""
+    def learn(self, sound: Tensor, spoken: Tensor) -> dict[str, float]:
+        """One step on float sound (batch, samples) and its labels (batch, frames, PER_FRAME). The losses."""
         for group in self.best.param_groups:
             group["lr"] = rate_at(self.step, self.steps)
         latent, losses = self._latent(sound), dict[str, Tensor]()
@@ -96,7 +95,7 @@ class Codec:
             result = self.mimi.quantizer(latent, self.mimi.frame_rate)
             assert self._first is not None
             latent = result.x
-            losses = {"commitment": COMMITMENT * result.penalty, "meaning": MEANING * self.teacher(self._first, heard)}
+            losses = {"commitment": COMMITMENT * result.penalty, "meaning": MEANING * self.teacher(self._first, spoken)}
         (rows,) = self.mimi.decoder_transformer(self.mimi.upsample(latent))
         losses["mel"] = self.reader(rows, sound)
         self.best.zero_grad(set_to_none=True)
@@ -155,28 +154,28 @@ def even_out(mimi: nn.Module) -> None:
 
 
 class Pieces:
-    """Pieces of the corpus's sound at frame borders, with what Whisper heard of them. Clips follow each other without a gap."""
+    """Pieces of the corpus's sound at frame borders, with the phonemes in them. Clips follow each other without a gap."""
 
-    def __init__(self, sound: np.ndarray, heard: np.ndarray, seed: int) -> None:
-        self.sound, self.heard, self.chance = sound, heard, np.random.default_rng(seed)
+    def __init__(self, sound: np.ndarray, spoken: np.ndarray, seed: int) -> None:
+        self.sound, self.spoken, self.chance = sound, spoken, np.random.default_rng(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Float sound (CLIPS, FRAMES * 1920) and hearing (CLIPS, FRAMES, width)."""
+        """Float sound (CLIPS, FRAMES * 1920) and labels (CLIPS, FRAMES, PER_FRAME)."""
         clips, frames = CLIPS, FRAMES
-        starts = self.chance.integers(0, len(self.heard) - frames, clips)
+        starts = self.chance.integers(0, len(self.spoken) - frames, clips)
         sound = np.stack([self.sound[at * FRAME : (at + frames) * FRAME] for at in starts]).astype(np.float32) / 32768
-        return torch.from_numpy(sound), torch.from_numpy(np.stack([self.heard[at : at + frames] for at in starts]).astype(np.float32))
+        return torch.from_numpy(sound), torch.from_numpy(np.stack([self.spoken[at : at + frames] for at in starts]).astype(np.int64))
 
 
-def train(sound: np.ndarray, heard: np.ndarray, out: Path, steps: int, minutes: float, every: int = 100) -> Codec:
-    """Go on from `out`/codec.pt until `steps`, or for `minutes`. Losses go to `out`/codec.jsonl."""
+def train(sound: np.ndarray, spoken: np.ndarray, out: Path, steps: int, minutes: float, every: int = 100) -> Codec:
+    """Learn `sound` and its labels. Go on from `out`/codec.pt until `steps`, or for `minutes`. Losses go to `out`/codec.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
-    codec, file, ends = Codec(heard, steps), out / "codec.pt", time.monotonic() + 60 * minutes
+    codec, file, ends = Codec(steps), out / "codec.pt", time.monotonic() + 60 * minutes
     if file.is_file():
         codec.load(file)
     torch.manual_seed(codec.step)
     random.seed(codec.step)
-    pieces, sums, began = Pieces(sound, heard, seed=codec.step), dict[str, float](), time.monotonic()
+    pieces, sums, began = Pieces(sound, spoken, seed=codec.step), dict[str, float](), time.monotonic()
     while codec.step < steps and time.monotonic() < ends:
         if codec.step == UNQUANTISED:
             with torch.no_grad():

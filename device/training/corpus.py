@@ -16,10 +16,11 @@ import numpy as np
 
 from device.training import sentences
 from device.training.sentences import Sentence
+from device.training.timed import TimedVoice
 from device.turn import VOICE_RATE
 from device.voice.plain import PlainVoice
 
-COUNTS = {"bank": 2000, "patient": 2000, "chatter": 1600, "bible": 3500, "word": 15_000, "lexicon": 4500, "pattern": 1200}
+COUNTS = {"bank": 2000, "patient": 2000, "chatter": 1600, "bible": 4000, "word": 3000, "lexicon": 5000, "pattern": 2000}
 # How much faster a clip is played to make it another person's: lower and larger, or higher and smaller.
 PATIENTS = (0.74, 0.80, 0.87, 1.15)
 SOUND, INDEX = "sound.npy", "clips.jsonl"
@@ -35,6 +36,7 @@ class Clip:
     speaker: str  # "0" the device's voice, "1" a patient's
     start: int
     size: int
+    ends: tuple[int, ...] = ()  # for each character of its phonemes the sample, from `start`, at which it is over; a patient's has none
 
     @property
     def held_out(self) -> bool:
@@ -55,8 +57,9 @@ class Corpus:
 
 def read(folder: Path) -> Corpus:
     """The corpus that `make` wrote into `folder`. Raises FileNotFoundError, ValueError."""
-    lines = (folder / INDEX).read_text(encoding="utf-8").splitlines()
-    corpus = Corpus(np.load(folder / SOUND, mmap_mode="r"), tuple(Clip(**json.loads(line)) for line in lines))
+    told = [json.loads(line) for line in (folder / INDEX).read_text(encoding="utf-8").splitlines()]
+    clips = tuple(Clip(**clip | {"ends": tuple(clip["ends"])}) for clip in told)
+    corpus = Corpus(np.load(folder / SOUND, mmap_mode="r"), clips)
     if sum(clip.size for clip in corpus.clips) != len(corpus.sound):
         raise ValueError(f"{folder} is not whole: its clips don't fill its sound; run scripts/make-corpus again.")
     return corpus
@@ -70,8 +73,8 @@ def make(folder: Path, share: float, seed: int, processes: int, counts: Mapping[
     clips, sounds, at = [], [], 0
     with ProcessPoolExecutor(processes) as pool:
         for number, portion in enumerate(pool.map(_speak, portions, range(len(portions)), [seed] * len(portions)), 1):
-            for sentence, speaker, sound in portion:
-                clips.append(Clip(sentence.text, sentence.source, speaker, at, len(sound)))
+            for sentence, speaker, sound, ends in portion:
+                clips.append(Clip(sentence.text, sentence.source, speaker, at, len(sound), ends))
                 sounds.append(sound)
                 at += len(sound)
             print(f"\r{number}/{len(portions)} portions, {at / VOICE_RATE / 3600:.2f} h", end="", flush=True)
@@ -81,18 +84,19 @@ def make(folder: Path, share: float, seed: int, processes: int, counts: Mapping[
     return read(folder)
 
 
-def _speak(portion: Sequence[Sentence], number: int, seed: int) -> list[tuple[Sentence, str, np.ndarray]]:
-    """(sentence, speaker, int16 samples) of each; a patient's sentence once in each of their voices."""
-    voice, chance, out = PlainVoice(), random.Random(seed * 1000 + number), []
+def _speak(portion: Sequence[Sentence], number: int, seed: int) -> list[tuple[Sentence, str, np.ndarray, tuple[int, ...]]]:
+    """(sentence, speaker, int16 samples, ends) of each; a patient's sentence once in each of their voices."""
+    voice, chance = TimedVoice(), random.Random(seed * 1000 + number)
+    out: list[tuple[Sentence, str, np.ndarray, tuple[int, ...]]] = []
     for sentence in portion:
-        sound = spoken(voice, sentence.text)
+        _, sound, ends = voice.timed(sentence.text)
         if not len(sound):
             continue
         if sentence.source == "patient":
             for pace in chance.sample(PATIENTS, 2):
-                out.append((sentence, "1", as_another(sound, pace * chance.uniform(0.97, 1.03), chance)))
+                out.append((sentence, "1", as_another(sound, pace * chance.uniform(0.97, 1.03), chance), ()))
         else:
-            out.append((sentence, "0", sound))
+            out.append((sentence, "0", sound, tuple(ends.tolist())))
     return out
 
 

@@ -27,6 +27,7 @@ COLD = 2  # frames at the start of a piece from the middle of a clip: the decode
 RATE, END_RATE, RISE = 5e-4, 3e-5, 100
 CRITIC_RATE = 2e-4
 MEL, TAKEN, ALIKE = 1.0, 0.03, 0.06  # weights of the losses, once critics judge
+HEARD = 11_520  # samples of each piece that the critics hear: all of it would take three times as long as the decoder itself
 AVERAGE = 0.999  # what is kept is a running mean of the weights: calmer than any one step
 
 
@@ -67,11 +68,13 @@ class Decoder:
         losses = {"mel": MEL * self.spectra(made, real)}
         told = {}
         if self.step >= self.critics_from:
-            judged = self.critics.judge(made, real)
+            at = int(torch.randint(made.shape[-1] - HEARD + 1, ()))
+            heard, wanted = made[:, at : at + HEARD], real[:, at : at + HEARD]
+            judged = self.critics.judge(heard, wanted)
             self.critics_best.zero_grad(set_to_none=True)
             judged.backward()
             self.critics_best.step()
-            taken, alike = self.critics.convince(made, real)
+            taken, alike = self.critics.convince(heard, wanted)
             losses |= {"taken": TAKEN * taken, "alike": ALIKE * alike}
             told["judged"] = judged.item()
         self.best.zero_grad(set_to_none=True)

@@ -7,7 +7,7 @@ that ends the speech. It knows no file and no model.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +17,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Utterance:
-    """One thing that was said: text ids, codes (frames, codebooks), and whether the model should learn to say it."""
+    """One thing that was said: text ids, codes (frames, codebooks), and whether the model should learn to say it.
+
+    `ends`, where it is known: for each id the frame at which its sound is over, from the utterance's first; the last id has the end.
+    """
 
     ids: tuple[int, ...]
     codes: np.ndarray
     learn: bool = True
+    ends: tuple[float, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -30,27 +34,38 @@ class Utterance:
 
 class Batch(NamedTuple):
     """Some sequences: ids (batch, rows), -1 where a row is sound; codes (batch, rows, codebooks); `after` (the same), the codes of
-    the frame that follows; `learn` (batch, rows), true where a frame should follow."""
+    the frame that follows; `learn` (batch, rows), true where a frame should follow.
+
+    Where it is known what is read when: `sounds` (batch, rows, 2), from which frame to which a row of text sounds, and `reads`
+    (batch, rows), which frame should follow a row, or -1. Frames are counted through a sequence, whoever speaks.
+    """
 
     ids: Tensor
     codes: Tensor
     after: Tensor
     learn: Tensor
+    sounds: Tensor
+    reads: Tensor
 
 
-def sequence(said: Sequence[Utterance]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """ids, codes, after and learn of one sequence, without the batch."""
+def sequence(said: Sequence[Utterance]) -> tuple[np.ndarray, ...]:
+    """The parts of a Batch for one sequence."""
     size, books = sum(one.rows for one in said), said[0].codes.shape[1]
     ids, learn = np.full(size, -1, np.int64), np.zeros(size, bool)
     codes = np.zeros((size, books), np.int64)
-    at = 0
+    sounds, reads = np.zeros((size, 2), np.float32), np.full(size, -1, np.float32)
+    at = frame = 0
     for one in said:
         text, frames = len(one.ids), len(one.codes)
+        asks = slice(at + text - 1, at + text + frames)  # the last text row is followed by sound, the last frame by the end
         ids[at : at + text] = one.ids
         codes[at + text : at + text + frames] = one.codes
-        learn[at + text - 1 : at + text + frames] = one.learn  # the last text row is followed by sound, the last frame by the end
-        at += one.rows
-    return ids, codes, np.concatenate([codes[1:], np.zeros_like(codes[:1])]), learn
+        learn[asks] = one.learn
+        if one.learn and one.ends:
+            sounds[at : at + text] = frame + np.stack([[0, *one.ends[:-1]], one.ends], 1)
+            reads[asks] = frame + np.arange(frames + 1)
+        at, frame = at + one.rows, frame + frames + 1
+    return ids, codes, np.concatenate([codes[1:], np.zeros_like(codes[:1])]), learn, sounds, reads
 
 
 def batch(sequences: Iterable[Sequence[Utterance]]) -> Batch:
@@ -58,7 +73,7 @@ def batch(sequences: Iterable[Sequence[Utterance]]) -> Batch:
     made = [sequence(said) for said in sequences]
     longest = max(len(ids) for ids, *_ in made)
     out = []
-    for part in range(4):
+    for part in range(len(made[0])):
         filled = [np.pad(m[part], [(0, longest - len(m[part]))] + [(0, 0)] * (m[part].ndim - 1)) for m in made]
         out.append(torch.from_numpy(np.stack(filled)))
     return Batch(*out)
@@ -78,7 +93,7 @@ def cut(said: Sequence[Utterance], positions: int) -> Iterator[list[Utterance]]:
         if end <= learnt:  # more of what came before must go, or this one alone is too long
             start, learnt = (start + 1, learnt) if start < learnt else (learnt + 1, learnt + 1)
             continue
-        yield [Utterance(one.ids, one.codes, one.learn and number >= learnt) for number, one in enumerate(said[start:end], start)]
+        yield [replace(one, learn=one.learn and number >= learnt) for number, one in enumerate(said[start:end], start)]
         learnt = end
         start = max(start + 1, end - (end - start + 1) // 2)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ def encode(corpus_folder: Path, folder: Path, processes: int) -> None:
     with ProcessPoolExecutor(processes) as pool:
         starts = range(0, clips, PORTION)
         for made in pool.map(_encode, [corpus_folder] * len(starts), [folder] * len(starts), starts):
-            for ids, frames in made:
-                lines.append(json.dumps(ids))
+            for ids, ends, frames in made:
+                lines.append(json.dumps({"ids": ids, "ends": ends}))
                 codes.append(frames)
             print(f"\rencoded {len(lines)}/{clips} clips", end="", flush=True)
     print()
@@ -49,14 +49,24 @@ def encode(corpus_folder: Path, folder: Path, processes: int) -> None:
     np.save(folder / CODES, np.concatenate(codes))
 
 
-def _encode(corpus_folder: Path, folder: Path, start: int) -> list[tuple[list[int], np.ndarray]]:
-    """(ids, codes) of a portion of the clips."""
+def _encode(corpus_folder: Path, folder: Path, start: int) -> list[tuple[list[int], list[float], np.ndarray]]:
+    """(ids, their ends, codes) of a portion of the clips."""
     corpus, tokens, mimi = _tools(corpus_folder, folder)
     out = []
     for clip in corpus.clips[start : start + PORTION]:
         codes = mimi.encode_all((corpus.samples(clip) / 32768).astype(np.float32))
-        out.append((tokens.ids(clip.speaker, clean(clip.text)), codes.numpy().astype(np.uint16)))
+        text = clean(clip.text)
+        out.append((tokens.ids(clip.speaker, text), _ends(clip, tokens.spans(clip.speaker, text)), codes.numpy().astype(np.uint16)))
     return out
+
+
+def _ends(clip: Clip, spans: Sequence[tuple[int, int]]) -> list[float]:
+    """The frame at which each id of a clip is over: the last phoneme at the last frame's end, the end of the text one later."""
+    if not clip.ends:
+        return []
+    ends = [round(clip.ends[end - 1] / FRAME, 2) if end > 0 else 0.0 for _, end in spans]
+    frames = math.ceil(clip.size / FRAME)
+    return [*ends[:-2], float(frames), frames + 1.0]
 
 
 @functools.cache
@@ -78,16 +88,16 @@ def ears(mimi: Any) -> Mimi:
     return from_csm(CONFIG, codec_tensors(mimi), "cpu", CONFIG["num_quantizers"])
 
 
-def _clips(folder: Path, corpus: Corpus) -> Iterator[tuple[Clip, list[int], np.ndarray]]:
-    """(clip, ids, codes) of every clip. Raises ValueError if they are of another corpus."""
+def _clips(folder: Path, corpus: Corpus) -> Iterator[tuple[Clip, dict[str, list[Any]], np.ndarray]]:
+    """(clip, its ids and their ends, codes) of every clip. Raises ValueError if they are of another corpus."""
     codes = np.load(folder / CODES, mmap_mode="r")
     lines = [json.loads(line) for line in (folder / IDS).read_text(encoding="utf-8").splitlines()]
     sizes = [math.ceil(clip.size / FRAME) for clip in corpus.clips]
     if len(lines) != len(sizes) or len(codes) != sum(sizes):
         raise ValueError(f"{folder} holds the codes of another corpus: delete it, and it is made again.")
     at = 0
-    for clip, ids, size in zip(corpus.clips, lines, sizes, strict=True):
-        yield clip, ids, np.asarray(codes[at : at + size])
+    for clip, told, size in zip(corpus.clips, lines, sizes, strict=True):
+        yield clip, told, np.asarray(codes[at : at + size])
         at += size
 
 
@@ -96,10 +106,10 @@ def read(folder: Path, corpus: Corpus) -> tuple[list[Utterance], list[Utterance]
     device: list[Utterance] = []
     patient: list[Utterance] = []
     held_out: list[Utterance] = []
-    for clip, ids, codes in _clips(folder, corpus):
+    for clip, told, codes in _clips(folder, corpus):
         mine = clip.speaker == "0"
         said = held_out if clip.held_out else device if mine else patient
-        said.append(Utterance(tuple(ids), codes, learn=mine))
+        said.append(Utterance(tuple(told["ids"]), codes, mine, tuple(told["ends"])))
     return device, patient, held_out
 
 

@@ -5,6 +5,8 @@ Beside `Csm.listen` and `Csm.force`, which tests compare it with. It knows no op
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,10 +15,15 @@ from torch.utils.checkpoint import checkpoint
 from device.voice.csm import Angles, Block, Csm, Stack, frequencies, rotate
 
 
-def through(stack: Stack, x: Tensor, remember: bool = True) -> Tensor:
-    """x (batch, rows, width) through all layers and the last norm. Not `remember`: layers are run again for their gradients."""
+def through(stack: Stack, x: Tensor, remember: bool = True, watch: Callable[[int, Tensor], None] | None = None) -> Tensor:
+    """x (batch, rows, width) through all layers and the last norm. Not `remember`: layers are run again for their gradients.
+
+    `watch` is shown each layer's number and what goes into it.
+    """
     angles = _angles(stack, x)
-    for layer in stack.layers:
+    for number, layer in enumerate(stack.layers):
+        if watch:
+            watch(number, x)
         x = _layer(layer, x, angles) if remember else checkpoint(_layer, layer, x, angles, use_reentrant=False)
     return stack.norm(x)
 
@@ -43,6 +50,16 @@ def _layer(layer: Block, x: Tensor, angles: Angles) -> Tensor:
     x = x + layer.out(heard.transpose(1, 2).flatten(2))
     gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, -1)
     return x + layer.down(F.silu(gate) * up)
+
+
+def gaze(stack: Stack, layer: Block, x: Tensor) -> Tensor:
+    """(batch, rows, rows) log-probabilities: where the first head of `layer` looks from each row of its input x (batch, rows, width)."""
+    s = layer.shape
+    qkv = layer.qkv(layer.attention_norm(x)).unflatten(-1, (s.heads + 2 * s.kv_heads, s.head))
+    turned = rotate(qkv[..., [0, s.heads], :], _angles(stack, x)).float()
+    seen = turned[..., 0, :] @ turned[..., 1, :].transpose(1, 2) * s.head**-0.5
+    later = torch.ones(seen.shape[1:], dtype=torch.bool, device=seen.device).triu(1)
+    return seen.masked_fill(later, -1e9).log_softmax(-1)
 
 
 def rows(csm: Csm, ids: Tensor, codes: Tensor) -> Tensor:

@@ -7,32 +7,68 @@ a model that never learnt the end never stops.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from device.training.dialogues import Batch
-from device.training.forward import frame_logits, rows, through
+from device.training.forward import frame_logits, gaze, rows, through
 from device.voice.csm import Csm
+
+LAYERS = (2, 3, 4)  # of the backbone, whose first heads are shown where to look: after what comes before is known, before it is used
+
+
+class Losses(NamedTuple):
+    """In nats: the mean of codebook 0, (codebooks - 1,) means of the others, and how far from the right text the model looks."""
+
+    first: Tensor
+    rest: Tensor
+    looks: Tensor
 
 
 class Lesson(nn.Module):
-    """Calls the model on a batch. `share` of the frames also teach the depth decoder; `noise` of the input codes are random."""
+    """Calls the model on a batch. `share` of the frames also teach the depth decoder; `noise` of the input codes are random.
 
-    def __init__(self, csm: Csm, share: float = 1 / 16, noise: float = 0.0, remember: bool = True) -> None:
+    `show` is the weight of teaching where to look: a few heads should attend to the phonemes that sound in the frame that follows.
+    A model finds that out by itself too, but from nothing it takes a hundred times as long (guided attention: arXiv 1710.08969).
+    """
+
+    def __init__(self, csm: Csm, share: float = 1 / 16, noise: float = 0.0, remember: bool = True, show: float = 0.0) -> None:
         super().__init__()
-        self.csm, self.share, self.noise, self.remember = csm, share, noise, remember
+        self.csm, self.share, self.noise, self.remember, self.show = csm, share, noise, remember, show
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(the mean loss of codebook 0, (codebooks - 1,) mean losses of the others), in nats."""
+    def forward(self, batch: Batch) -> Losses:
         codes = self._disturbed(batch.codes) if self.training and self.noise else batch.codes
-        hidden = through(self.csm.backbone, rows(self.csm, batch.ids, codes), self.remember)[batch.learn]
+        shown: list[Tensor] = []
+        wanted = self._wanted(batch) if self.show else None
+
+        def watch(number: int, x: Tensor) -> None:
+            if wanted is not None and number in LAYERS:
+                backbone = self.csm.backbone
+                shown.append(-(gaze(backbone, backbone.layers[number], x) * wanted).sum() / wanted.sum().clamp(min=1))
+
+        hidden = through(self.csm.backbone, rows(self.csm, batch.ids, codes), self.remember, watch)[batch.learn]
         after = batch.after[batch.learn]
         first = F.cross_entropy(self.csm.heads[0](hidden).float(), after[:, 0])
         chosen = ~after.any(1) | (torch.rand(len(after), device=after.device) < self.share)
         logits = frame_logits(self.csm, hidden[chosen], after[chosen], self.remember).float()
         rest = F.cross_entropy(logits.transpose(1, 2), after[chosen][:, 1:], reduction="none")
-        return first, rest.mean(0)
+        return Losses(first, rest.mean(0), torch.stack(shown).mean() if shown else first.new_zeros(()))
+
+    def total(self, losses: Losses) -> Tensor:
+        """What is to become less."""
+        return losses.first + losses.rest.mean() + self.show * losses.looks
+
+    @staticmethod
+    def _wanted(batch: Batch) -> Tensor:
+        """(batch, rows, rows): which share of the frame that follows each row belongs to which row of text. Rows sum to 1 or 0."""
+        begin, end = batch.sounds.unbind(-1)
+        reads = batch.reads[..., None]
+        common = torch.minimum(end[:, None], reads + 1) - torch.maximum(begin[:, None], reads)
+        common = common.clamp(min=0) * (reads >= 0)
+        return common / common.sum(-1, keepdim=True).clamp(min=1e-6)
 
     def _disturbed(self, codes: Tensor) -> Tensor:
         """Some frames and some single codes are others: what the model hears of itself is never quite what it was taught."""

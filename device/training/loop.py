@@ -122,15 +122,15 @@ class Loop:
         return bool(self.accelerator.reduce(over, reduction="sum") > 0)
 
     def _learn(self, batches: list[Batch]) -> tuple[Tensor, float]:
-        """One step of the optimiser. (codebooks,) losses, and the gradient's norm."""
+        """One step of the optimiser. (codebooks + 1,) losses, the last of them where it looks, and the gradient's norm."""
         for group in self.best.param_groups:
             group["lr"] = self.plan.rate_at(self.step)
         self.lesson.train()
         total, norm = torch.zeros(0), 0.0
         for batch in batches:
             with self.accelerator.accumulate(self.lesson):  # prepare() made its forward one with autocast
-                first, rest = self.lesson(Batch(*(part.to(self.accelerator.device) for part in batch)))
-                self.accelerator.backward(first + rest.mean())
+                found = self.lesson(Batch(*(part.to(self.accelerator.device) for part in batch)))
+                self.accelerator.backward(self.bare.total(found))
                 if self.accelerator.sync_gradients:
                     norm = float(self.accelerator.clip_grad_norm_(self.lesson.parameters(), self.plan.clip))
                     if not math.isfinite(norm):
@@ -139,7 +139,7 @@ class Loop:
                         )
                 self.best.step()
                 self.best.zero_grad(set_to_none=True)
-            losses = torch.cat([first[None], rest]).detach().float().cpu()
+            losses = torch.cat([found.first[None], found.rest, found.looks[None]]).detach().float().cpu()
             total = losses if not len(total) else total + losses
         return total / len(batches), norm
 
@@ -154,7 +154,7 @@ class Loop:
         return found
 
     def _log(self, began: float, losses: Tensor, norm: float) -> None:
-        rest = losses[1:].mean().item()
+        rest, looks = losses[1:-1].mean().item(), losses[-1].item()
         self._write(
             {
                 "step": self.step,
@@ -162,6 +162,7 @@ class Loop:
                 "rate": round(self.plan.rate_at(self.step), 7),
                 "first": round(losses[0].item(), 4),
                 "rest": round(rest, 4),
+                **({"looks": round(looks, 4)} if self.bare.show else {}),
                 "norm": round(norm, 2),
             }
         )
@@ -197,7 +198,7 @@ def validation(lesson: Lesson, batches: list[Batch]) -> dict[str, Any]:
     total, frames = torch.zeros(lesson.csm.shape.codebooks), 0
     try:
         for batch in batches:
-            first, rest = lesson(Batch(*(part.to(lesson.csm.text.device) for part in batch)))
+            first, rest, _ = lesson(Batch(*(part.to(lesson.csm.text.device) for part in batch)))
             said = int(batch.learn.sum())
             total += said * torch.cat([first[None], rest]).float().cpu()
             frames += said

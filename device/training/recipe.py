@@ -1,6 +1,6 @@
 """The recipe of the packaged voice, from nothing to a checkpoint: stages that each go on where they stopped.
 
-`corpus`, `hearing`, `codec` and `codes` come one after the other; `csm` and `decoder` both need only the codes, so they may
+`corpus`, `codec` and `codes` come one after the other; `csm` and `decoder` both need only the codes, so they may
 run side by side; `ship` takes what both have reached. All of it lies in one working folder outside the repository.
 """
 
@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from accelerate import Accelerator
 
-from device.training import alphabet, codec, corpus, decoder, encoded, export, semantics, small
+from device.training import alphabet, codec, corpus, decoder, encoded, export, phones, small
 from device.training.dialogues import Batch, Mixer, Utterance, batch
 from device.training.lesson import Lesson
 from device.training.loop import Loop, Plan, validation
@@ -23,17 +23,15 @@ from device.voice.mimi import network
 from device.voice.tokens import Tokens
 
 SEED = 0
-HEARD = 144_000  # frames of the corpus that Whisper is asked about, 3.2 hours: what the codec learns from
-CODEC_STEPS, CSM_STEPS, DECODER_STEPS, CRITICS_FROM = 4500, 12_000, 40_000, 12_000
-# (share of the steps from which, positions, sequences, noise). One to three words first, one text before one sound: where in
-# the text it is, a model finds out on short ones, if there are so many that it can't learn them by heart (of two thousand it
-# did in ten rounds). Then whole sentences, then conversations, less and less disturbed.
+CODEC_STEPS, CSM_STEPS, DECODER_STEPS, CRITICS_FROM = 3000, 5500, 14_000, 8000
+# (share of the steps from which, positions, sequences, noise). Short texts first, one before one sound; then whole sentences, then
+# conversations, less and less disturbed: what the model hears of itself is never quite what it was taught.
 LESSONS = (
-    (0.0, 50, 40, 0.3), (0.06, 80, 25, 0.2), (0.12, 110, 18, 0.2), (0.2, 160, 12, 0.15),
-    (0.35, 256, 8, 0.1), (0.6, 512, 4, 0.1), (0.85, 1024, 2, 0.1),
+    (0.0, 100, 22, 0.15), (0.12, 180, 12, 0.12), (0.4, 300, 7, 0.1), (0.7, 512, 4, 0.08), (0.92, 1024, 2, 0.05),
 )  # fmt: skip
-CSM = Plan(CSM_STEPS, rate=1.5e-3, rise=300, log_every=50, check_every=500, save_every=250, seed=SEED)
-SHARE = 1 / 8  # of the frames teach the depth decoder: twice Sesame's, for a small decoder costs little
+CSM = Plan(CSM_STEPS, rate=1.2e-3, rise=200, log_every=25, check_every=500, save_every=250, seed=SEED)
+SHARE = 1 / 5  # of the frames teach the depth decoder: three times Sesame's, for a small decoder costs little
+SHOW = 0.3  # weight of showing the model where to look
 
 
 class Recipe:
@@ -43,7 +41,6 @@ class Recipe:
         self.work, self.minutes = work, minutes
         self.stages: dict[str, Callable[[], None]] = {
             "corpus": self.corpus,
-            "hearing": self.hearing,
             "codec": self.codec,
             "codes": self.codes,
             "csm": self.csm,
@@ -54,16 +51,9 @@ class Recipe:
         if not (self.work / "corpus" / corpus.INDEX).is_file():
             corpus.make(self.work / "corpus", 1.0, SEED, os.cpu_count() or 1)
 
-    def hearing(self) -> None:
-        from device.config import Settings
-
-        folder = self.work / "corpus"
-        if not (folder / semantics.FILE).is_file():
-            semantics.hear(corpus.read(folder), "embedded:whisper-base", Path(Settings().models.folder), folder, HEARD)
-
     def codec(self) -> None:
-        heard = np.load(self.work / "corpus" / semantics.FILE, mmap_mode="r")
-        codec.train(corpus.read(self.work / "corpus").sound, heard, self.work / "codec", CODEC_STEPS, self.minutes)
+        made = corpus.read(self.work / "corpus")
+        codec.train(made.sound, phones.labels(made), self.work / "codec", CODEC_STEPS, self.minutes)
 
     def codes(self) -> None:
         folder = self.work / "codes"
@@ -84,7 +74,9 @@ class Recipe:
     def csm(self) -> None:
         device, patient, held_out = self._utterances()
         model, _ = small.begin(Tokens(self.work / "codes").count, SEED)
-        loop = Loop(Lesson(model, SHARE), Plan(**{**vars(CSM), "minutes": self.minutes}), self.work / "csm")
+        half = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        accelerator = Accelerator(mixed_precision="bf16" if half else "no")
+        loop = Loop(Lesson(model, SHARE, show=SHOW), replace(CSM, minutes=self.minutes), self.work / "csm", accelerator)
         loop.resume()
         mixers = [Mixer(device, patient, positions, SEED + loop.step) for _, positions, _, _ in LESSONS]
         kept = _portions(held_out)

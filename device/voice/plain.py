@@ -184,25 +184,37 @@ class PlainVoice:
 
     def sounds(self, text: str, speed: float = 1.0) -> Iterator[np.ndarray]:
         """int16 mono pieces of any length at 24 kHz, a sentence or a clause each. `speed` above 1 is faster speech."""
-        rng = np.random.default_rng(0)  # the breath in the voice: the same text sounds the same
+        breath = self.breath()
+        for piece in self.pieces(text):
+            sound = self.speak(piece, speed, breath)
+            begin, end = bounds(sound)
+            yield sound[begin:end]
+
+    def breath(self) -> np.random.Generator:
+        """The noise in the voice: the same text sounds the same."""
+        return np.random.default_rng(0)
+
+    def pieces(self, text: str) -> Iterator[str]:
+        """The phonemes of `text`, as much as is spoken at once."""
         for sentence in self._hibari.split_sentences(clean(text)):
             for phonemes in self._hibari.phonemize(sentence):
-                for piece in _pieces(phonemes):
-                    sound = self._hibari.from_ids(self._hibari.ids(piece), speed=speed, rng=rng)
-                    yield trimmed(to_int16(sound * GAIN))
+                yield from _pieces(phonemes)
+
+    def speak(self, phonemes: str, speed: float, breath: np.random.Generator) -> np.ndarray:
+        """int16 samples, silence around them."""
+        return to_int16(self._hibari.from_ids(self._hibari.ids(phonemes), speed=speed, rng=breath) * GAIN)
 
 
-def trimmed(sound: np.ndarray) -> np.ndarray:
-    """int16 samples with LEAD seconds before the first loud one and TRAIL after the last.
+def bounds(sound: np.ndarray) -> tuple[int, int]:
+    """Where speech begins and ends in int16 samples: LEAD seconds before the first loud one, TRAIL after the last.
 
     The model gives 0.24 to 0.32 s before and 0.34 to 0.51 s after (measured): the first is waiting
     for nothing, together they part two sentences by 0.8 s.
     """
     loud = np.flatnonzero(np.abs(sound) > 300)
     if not len(loud):
-        return sound
-    begin = max(0, int(loud[0] - LEAD * VOICE_RATE))
-    return sound[begin : int(loud[-1] + TRAIL * VOICE_RATE)]
+        return 0, len(sound)
+    return max(0, int(loud[0] - LEAD * VOICE_RATE)), min(len(sound), int(loud[-1] + TRAIL * VOICE_RATE))
 
 
 def to_int16(sound: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from device.voice.phonemes import phonemes
 from device.voice.plain import VoiceFault
@@ -40,5 +41,14 @@ class Tokens:
 
     def ids(self, speaker: str, text: str) -> list[int]:
         """The text rows of one segment: begin, "[speaker]text", end."""
+        return [self._begin, *self._read(speaker, text).ids, self._end]
+
+    def spans(self, speaker: str, text: str) -> list[tuple[int, int]]:
+        """For each of `ids`, from which to which character of what is read it stands for; below nothing for what is not said."""
+        before = len(f"[{speaker}]")
+        read = [(begin - before, end - before) for begin, end in self._read(speaker, text).offsets]
+        return [(-before, -before), *read, (max((end for _, end in read), default=0),) * 2]
+
+    def _read(self, speaker: str, text: str) -> Any:
         said = phonemes(text) if self._reads_phonemes else text
-        return [self._begin, *self._tokenizer.encode(f"[{speaker}]{said}", add_special_tokens=False).ids, self._end]
+        return self._tokenizer.encode(f"[{speaker}]{said}", add_special_tokens=False)
