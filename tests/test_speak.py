@@ -208,6 +208,19 @@ def test_markup_and_emoji_are_not_read(voice: CsmVoice) -> None:
     assert voice.conversation.segments[-1].ids == voice.tokens.ids("0", "Hello you, call one one two")
 
 
+def test_warming_up_spends_no_chance(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many frames the model's thread made before it was stopped."""
+    said = []
+    for warm in (1, 3, 6):
+        monkeypatch.setattr("device.voice.speak.WARM_FRAMES", warm)
+        voice = voice_of(built)
+        voice.warm_up()
+        said.append(np.concatenate(list(voice.frames("Hello."))))
+        voice.close()
+    assert np.array_equal(said[0], said[1])
+    assert np.array_equal(said[0], said[2])
+
+
 def test_warming_up_leaves_no_trace(voice: CsmVoice) -> None:
     before = voice.conversation.rows
     voice.warm_up()

@@ -84,12 +84,19 @@ class CsmVoice:
         return Segment(speaker, text, self.tokens.ids(speaker, clean(text)), frames.to(self.csm.device))
 
     def warm_up(self) -> None:
-        """Make a few frames unheard: kernels are loaded and the reference is listened to before the first turn."""
+        """Make a few frames unheard: kernels are loaded and the reference is listened to before the first turn.
+
+        How many are made before it stops is the threads' affair, so the chance that they took is given back.
+        """
+        chance = self.sampling.generator
+        before = chance.get_state() if chance is not None else None
         with closing(self.frames("Hello.")) as frames:
             for _, _ in zip(range(WARM_FRAMES), frames, strict=False):
                 pass
         self.said("", 0)
         self._work.submit(lambda: None).result()
+        if chance is not None:
+            chance.set_state(before)
 
     def close(self) -> None:
         """Finish what waits, keep the conversation on disk and end the thread. Nothing may be asked of it afterwards."""
