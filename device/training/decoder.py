@@ -26,7 +26,11 @@ CLIPS, FRAMES = 4, 16  # in a step: 1.3 s each
 COLD = 2  # frames at the start of a piece from the middle of a clip: the decoder has not heard what came before
 RATE, END_RATE, RISE = 5e-4, 3e-5, 100
 CRITIC_RATE = 2e-4
-MEL, TAKEN, ALIKE = 1.0, 0.03, 0.06  # weights of the losses, once critics judge
+# How much each loss pulls at the sound, once critics judge: their gradients are brought to these lengths (the balancer of EnCodec,
+# arXiv 2210.13438, section 3.4). As they come, that of the spectra is a hundred times as long as the others.
+PULLS = {"mel": 1.0, "taken": 0.3, "alike": 0.7}
+ALONE = 100  # steps in which the critics learn before they are listened to: of one that knows nothing the sound gets worse
+STEADY = 0.99  # a loss's length is the running mean over a hundred steps
 HEARD = 11_520  # samples of each piece that the critics hear: all of it would take three times as long as the decoder itself
 AVERAGE = 0.999  # what is kept is a running mean of the weights: calmer than any one step
 
@@ -49,6 +53,7 @@ class Decoder:
         self.spectra, self.critics = MelDistance(), Critics()
         self.best = torch.optim.AdamW(self.parts.parameters(), RATE, betas=(0.8, 0.99), weight_decay=1e-3, fused=True)
         self.critics_best = torch.optim.AdamW(self.critics.parameters(), CRITIC_RATE, betas=(0.8, 0.99), fused=True)
+        self.lengths: dict[str, float] = {}
 
     def sound(self, codes: Tensor) -> Tensor:
         """Float (batch, samples) of codes (batch, codebooks, frames)."""
@@ -62,10 +67,11 @@ class Decoder:
         rate = rate_at(self.step, self.steps)
         for group in self.best.param_groups:
             group["lr"] = rate
-        made = self.sound(codes)
-        first = (torch.arange(made.shape[-1]) < COLD * FRAME) & cold[:, None]
-        made = torch.where(first, real, made)
-        losses = {"mel": MEL * self.spectra(made, real)}
+        whole = self.sound(codes)
+        bare = whole.detach().requires_grad_()
+        first = (torch.arange(bare.shape[-1]) < COLD * FRAME) & cold[:, None]
+        made = torch.where(first, real, bare)
+        losses = {"mel": self.spectra(made, real)}
         told = {}
         if self.step >= self.critics_from:
             at = int(torch.randint(made.shape[-1] - HEARD + 1, ()))
@@ -74,11 +80,11 @@ class Decoder:
             self.critics_best.zero_grad(set_to_none=True)
             judged.backward()
             self.critics_best.step()
-            taken, alike = self.critics.convince(heard, wanted)
-            losses |= {"taken": TAKEN * taken, "alike": ALIKE * alike}
+            if self.step >= self.critics_from + ALONE:
+                losses["taken"], losses["alike"] = self.critics.convince(heard, wanted)
             told["judged"] = judged.item()
         self.best.zero_grad(set_to_none=True)
-        sum(losses.values(), torch.zeros(())).backward()
+        whole.backward(self._pull(losses, bare))
         norm = torch.nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
         self.best.step()
         share = min(AVERAGE, (self.step + 1) / (self.step + 10))
@@ -86,17 +92,27 @@ class Decoder:
         self.step += 1
         return {"norm": norm.item(), **told, **{name: loss.item() for name, loss in losses.items()}}
 
+    def _pull(self, losses: dict[str, Tensor], sound: Tensor) -> Tensor:
+        """The gradient at `sound` of all losses, each as long as PULLS says."""
+        total = torch.zeros_like(sound)
+        for name, loss in losses.items():
+            (gradient,) = torch.autograd.grad(loss, sound, retain_graph=True)
+            length = float(gradient.norm())
+            self.lengths[name] = STEADY * self.lengths.get(name, length) + (1 - STEADY) * length
+            total += gradient * (PULLS[name] / max(self.lengths[name], 1e-9))
+        return total
+
     def save(self, file: Path) -> None:
         """Whole or not at all, so that it can be stopped at any time."""
         modules = {name: getattr(self, name).state_dict() for name in ("parts", "critics", "best", "critics_best")}
-        torch.save({**modules, "mean": self.mean, "step": self.step}, file.with_suffix(".new"))
+        torch.save({**modules, "mean": self.mean, "lengths": self.lengths, "step": self.step}, file.with_suffix(".new"))
         file.with_suffix(".new").replace(file)
 
     def load(self, file: Path) -> None:
         state = torch.load(file, weights_only=True)
         for name in ("parts", "critics", "best", "critics_best"):
             getattr(self, name).load_state_dict(state[name])
-        self.mean, self.step = state["mean"], state["step"]
+        self.mean, self.lengths, self.step = state["mean"], state["lengths"], state["step"]
 
     @torch.no_grad()
     def settle(self) -> None:

@@ -25,7 +25,7 @@ from device.voice.mimi import network
 from device.voice.tokens import Tokens
 
 SEED = 0
-CODEC_STEPS, CSM_STEPS, DECODER_STEPS, CRITICS_FROM = 3000, 5500, 14_000, 8000
+CODEC_STEPS, CSM_STEPS, DECODER_STEPS, CRITICS_FROM = 3000, 4000, 14_000, 6000
 # (share of the steps from which, positions, sequences, noise). Short texts first, one before one sound; then whole sentences, then
 # conversations, less and less disturbed: what the model hears of itself is never quite what it was taught.
 LESSONS = (
