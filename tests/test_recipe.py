@@ -25,6 +25,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(codec, "SAMPLE", 256)
     monkeypatch.setattr(recipe, "CODEC_STEPS", 6)
     monkeypatch.setattr(recipe, "CSM_STEPS", 4)
+    monkeypatch.setattr(recipe, "ENCODER_STEPS", 4)
     monkeypatch.setattr(recipe, "DECODER_STEPS", 4)
     monkeypatch.setattr(recipe, "CRITICS_FROM", 2)
     monkeypatch.setattr(recipe, "CSM", recipe.Plan(4, log_every=1, check_every=2, save_every=2, rise=1))
@@ -91,5 +92,5 @@ def test_codes_are_not_made_with_a_codec_that_is_still_learning(spoken: Path, tm
 
 
 def test_an_unknown_stage_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'polish'.*corpus, codec, codes, csm, decoder"):
+    with pytest.raises(ValueError, match=r"'polish'.*corpus, codec, codes, csm, encoder, decoder"):
         stages(Recipe(tmp_path, 1), ["polish"])

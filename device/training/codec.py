@@ -1,14 +1,15 @@
 """A small Mimi of our own: moshi's classes with fewer filters and codebooks, trained on the corpus.
 
-This is its first half: the encoder and the codebooks, which learn to keep a mel spectrum, read off them by a small head that
-is thrown away. A decoder of waveforms needs ten times as long, and what it has not learnt yet must not shape the codes. With
-these fixed it learns by itself (`decoder.py`), while a language model learns the codes. It can stop and go on at any step.
+This is its middle: the codebooks. A network of waveforms learns slowly (a step of ten seconds of sound takes one fifth of a
+second), and what is to be kept of speech is in its spectrum. So the codebooks are learnt between two small networks on mel
+spectra, fifty times as fast: one that hears a frame's spectra as Mimi's latent, and one that reads them off what the codebooks
+keep. With the codes fixed, Mimi's own encoder learns to say that latent (`encoder.py`) and its decoder to sound it
+(`decoder.py`), while a language model learns the codes. It can stop and go on at any step.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import random
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from device.training import phones
+from device.training.halves import rate_at
 from device.training.spectra import LogMel
 from device.turn import FRAME
 from device.voice.mimi import network
@@ -31,12 +33,60 @@ CONFIG: dict[str, Any] = {
     "codebook_dim": 128, "vector_quantization_hidden_dimension": 128, "num_quantizers": 8, "num_semantic_quantizers": 1,
     "upsampling_ratios": [4, 5, 6, 8],
 }  # fmt: skip
-FRAMES, CLIPS = 16, 8  # of 80 ms in one piece of sound, and pieces in a step
-RATE, END_RATE, RISE = 5e-4, 3e-5, 100  # the learning rate's top, its end, and steps to the top
-UNQUANTISED = 300  # steps before there are codebooks: they begin as the means of what the encoder then says
-SAMPLE = 4096  # frames that the codebooks' first means are made of
+SPECTRA = FRAME // LogMel.STEP  # of a frame
+FRAMES, CLIPS = 64, 32  # of 80 ms in one piece of sound, and pieces in a step
+RATE = 1e-3
+UNQUANTISED = 300  # steps before there are codebooks: they begin as the means of what the ear then says
+SAMPLE = 8192  # frames that the codebooks' first means are made of
 DROPOUT = 0.25  # share of the steps that use only some of the codebooks
-COMMITMENT, MEANING = 0.25, 0.25  # weights of the two other losses beside the spectrum's
+COMMITMENT, MEANING = 0.25, 0.1  # weights of the two other losses beside the spectrum's
+MIDDLE, SPREAD = -4.5, 2.0  # of log-mel spectra, about
+
+
+class Past(nn.Module):
+    """A convolution over frames that sees this one and the two before it."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(width_in, width_out, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (2, 0)))
+
+
+class Ear(nn.Module):
+    """Mel spectra of each frame -> Mimi's latent."""
+
+    def __init__(self, width: int, inner: int = 768) -> None:
+        super().__init__()
+        self.mel = LogMel()
+        self.hears = nn.Sequential(
+            Past(SPECTRA * LogMel.BANDS, inner), nn.GELU(), nn.Conv1d(inner, inner, 1), nn.GELU(), nn.Conv1d(inner, width, 1)
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def spectra(self, sound: Tensor) -> Tensor:
+        """(batch, SPECTRA * bands, frames), of about -2 to 2, of float sound (batch, samples), whole frames."""
+        mel = (self.mel(sound) - MIDDLE) / SPREAD
+        return mel.unflatten(-1, (-1, SPECTRA)).permute(0, 3, 1, 2).flatten(1, 2)
+
+    def forward(self, spectra: Tensor) -> Tensor:
+        """(batch, width, frames)."""
+        return self.hears(spectra)
+
+
+class Reader(nn.Module):
+    """What the codebooks keep -> mel spectra of each frame."""
+
+    def __init__(self, width: int, inner: int = 768) -> None:
+        super().__init__()
+        self.reads = nn.Sequential(
+            Past(width, inner), nn.GELU(), nn.Conv1d(inner, inner, 1), nn.GELU(), nn.Conv1d(inner, SPECTRA * LogMel.BANDS, 1)
+        )  # fmt: skip
+
+    def forward(self, latent: Tensor, spectra: Tensor) -> Tensor:
+        """Mean distance in nepers between what is read off latent (batch, width, frames) and the ear's spectra."""
+        return SPREAD * (self.reads(latent) - spectra).abs().mean()
 
 
 class Teacher(nn.Module):
@@ -53,31 +103,16 @@ class Teacher(nn.Module):
         return F.cross_entropy(read[known], spoken[known]) if known.any() else read.sum() * 0
 
 
-class Reader(nn.Module):
-    """Reads the mel spectrum of 40 ms off one row of the decoder's transformer: 25 rows a second, four spectra each."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.reads = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, 4 * LogMel.BANDS))
-        self.mel = LogMel()
-
-    def forward(self, latent: Tensor, sound: Tensor) -> Tensor:
-        """Mean distance in nepers between what is read off latent (batch, width, rows) and the spectra of sound (batch, samples)."""
-        with torch.no_grad():
-            real = self.mel(sound)  # (batch, bands, 4 rows)
-        read = self.reads(latent.transpose(1, 2)).unflatten(-1, (4, LogMel.BANDS)).flatten(1, 2).transpose(1, 2)
-        return (read - real[..., : read.shape[-1]]).abs().mean()
-
-
 class Codec:
-    """The model, its optimiser, and how far it has come."""
+    """The codebooks and the networks around them, their optimiser, and how far they have come."""
 
     def __init__(self, steps: int) -> None:
         width = CONFIG["hidden_size"]
         self.mimi = network(CONFIG, CONFIG["num_quantizers"], "cpu").train()
         even_out(self.mimi)
-        self.teacher, self.reader, self.steps, self.step = Teacher(width), Reader(width), steps, 0
-        learning = [*self.mimi.parameters(), *self.teacher.parameters(), *self.reader.parameters()]
+        self.ear, self.reader, self.teacher, self.steps, self.step = Ear(width), Reader(width), Teacher(width), steps, 0
+        parts = (self.ear, self.reader, self.teacher, self.mimi.quantizer)
+        learning = [p for part in parts for p in part.parameters()]
         self.best = torch.optim.AdamW(learning, RATE, betas=(0.8, 0.99), weight_decay=1e-3, fused=True)
         self._first: Tensor | None = None
         self.mimi.quantizer.rvq_first.register_forward_hook(self._keep)
@@ -88,16 +123,16 @@ class Codec:
     def learn(self, sound: Tensor, spoken: Tensor) -> dict[str, float]:
         """One step on float sound (batch, samples) and its labels (batch, frames, PER_FRAME). The losses."""
         for group in self.best.param_groups:
-            group["lr"] = rate_at(self.step, self.steps)
-        latent, losses = self._latent(sound), dict[str, Tensor]()
+            group["lr"] = rate_at(self.step, self.steps, RATE)
+        spectra = self.ear.spectra(sound)
+        latent, losses = self.ear(spectra), dict[str, Tensor]()
         if self.step >= UNQUANTISED:
             self.mimi.quantizer.rvq_rest.q_dropout = random.random() < DROPOUT
             result = self.mimi.quantizer(latent, self.mimi.frame_rate)
             assert self._first is not None
             latent = result.x
             losses = {"commitment": COMMITMENT * result.penalty, "meaning": MEANING * self.teacher(self._first, spoken)}
-        (rows,) = self.mimi.decoder_transformer(self.mimi.upsample(latent))
-        losses["mel"] = self.reader(rows, sound)
+        losses["mel"] = self.reader(latent, spectra)
         self.best.zero_grad(set_to_none=True)
         sum(losses.values(), torch.zeros(())).backward()
         parameters = [p for group in self.best.param_groups for p in group["params"]]
@@ -105,10 +140,6 @@ class Codec:
         self.best.step()
         self.step += 1
         return {"norm": norm.item(), **{name: loss.item() for name, loss in losses.items()}}
-
-    def _latent(self, sound: Tensor) -> Tensor:
-        (latent,) = self.mimi.encoder_transformer(self.mimi.encoder(sound[:, None]))
-        return self.mimi.downsample(latent)
 
     @torch.no_grad()
     def begin_codebooks(self, latent: Tensor) -> None:
@@ -119,23 +150,16 @@ class Codec:
 
     def save(self, file: Path) -> None:
         """Whole or not at all, so that it can be stopped at any time."""
-        parts = {name: getattr(self, name).state_dict() for name in ("mimi", "teacher", "reader", "best")}
+        parts = {name: getattr(self, name).state_dict() for name in ("mimi", "ear", "reader", "teacher", "best")}
         state = {**parts, "step": self.step}
         torch.save(state, file.with_suffix(".new"))
         file.with_suffix(".new").replace(file)
 
     def load(self, file: Path) -> None:
         state = torch.load(file, weights_only=True)
-        for name in ("mimi", "teacher", "reader", "best"):
+        for name in ("mimi", "ear", "reader", "teacher", "best"):
             getattr(self, name).load_state_dict(state[name])
         self.step = state["step"]
-
-
-def rate_at(step: int, steps: int) -> float:
-    """The learning rate: up in a line, down in half a cosine."""
-    if step < RISE:
-        return RATE * (step + 1) / RISE
-    return END_RATE + (RATE - END_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
 
 @torch.no_grad()
@@ -179,7 +203,7 @@ def train(sound: np.ndarray, spoken: np.ndarray, out: Path, steps: int, minutes:
     while codec.step < steps and time.monotonic() < ends:
         if codec.step == UNQUANTISED:
             with torch.no_grad():
-                many = [codec._latent(pieces.draw()[0]) for _ in range(SAMPLE // (CLIPS * FRAMES))]
+                many = [codec.ear(codec.ear.spectra(pieces.draw()[0])) for _ in range(-(-SAMPLE // (CLIPS * FRAMES)))]
             codec.begin_codebooks(torch.cat([*torch.cat(many)], -1)[None])
         for name, value in codec.learn(*pieces.draw()).items():
             sums[name] = sums.get(name, 0.0) + value

@@ -6,25 +6,22 @@ true however long this goes on. It can stop and go on at any step.
 
 from __future__ import annotations
 
-import json
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from device.training.critic import Critics
+from device.training.halves import rate_at
 from device.training.spectra import MelDistance
 from device.turn import FRAME
 
 CLIPS, FRAMES = 4, 16  # in a step: 1.3 s each
 COLD = 2  # frames at the start of a piece from the middle of a clip: the decoder has not heard what came before
-RATE, END_RATE, RISE = 5e-4, 3e-5, 100
+RATE = 5e-4
 CRITIC_RATE = 2e-4
 # How much each loss pulls at the sound, once critics judge: their gradients are brought to these lengths (the balancer of EnCodec,
 # arXiv 2210.13438, section 3.4). As they come, that of the spectra is a hundred times as long as the others.
@@ -64,7 +61,7 @@ class Decoder:
 
     def learn(self, codes: Tensor, real: Tensor, cold: Tensor) -> dict[str, float]:
         """One step on codes (batch, codebooks, frames), their sound, and which pieces (batch,) begin amid a clip. The losses."""
-        rate = rate_at(self.step, self.steps)
+        rate = rate_at(self.step, self.steps, RATE)
         for group in self.best.param_groups:
             group["lr"] = rate
         whole = self.sound(codes)
@@ -121,13 +118,6 @@ class Decoder:
             p.copy_(mean)
 
 
-def rate_at(step: int, steps: int) -> float:
-    """The learning rate: up in a line, down in half a cosine."""
-    if step < RISE:
-        return RATE * (step + 1) / RISE
-    return END_RATE + (RATE - END_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-
-
 class Pieces:
     """Pieces of clips, at frame borders."""
 
@@ -146,25 +136,3 @@ class Pieces:
             codes.append(clip.codes[at : at + FRAMES].T.astype(np.int64))
             cold.append(at > 0)
         return torch.from_numpy(np.stack(codes)), torch.from_numpy(np.stack(sounds)), torch.tensor(cold)
-
-
-def train(decoder: Decoder, clips: Sequence[Spoken], out: Path, minutes: float, every: int = 100) -> None:
-    """Go on from `out`/decoder.pt until all steps are done, or for `minutes`. Losses go to `out`/decoder.jsonl."""
-    out.mkdir(parents=True, exist_ok=True)
-    file, began = out / "decoder.pt", time.monotonic()
-    if file.is_file():
-        decoder.load(file)
-    pieces, sums = Pieces(clips, decoder.step), dict[str, float]()
-    while decoder.step < decoder.steps and time.monotonic() - began < 60 * minutes:
-        for name, value in decoder.learn(*pieces.draw()).items():
-            sums[name] = sums.get(name, 0.0) + value
-        if decoder.step % every == 0 or decoder.step == decoder.steps:
-            line: dict[str, Any] = {"step": decoder.step, "seconds": round(time.monotonic() - began, 1)}
-            line |= {name: round(value / every, 4) for name, value in sums.items()}
-            with (out / "decoder.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-            print(line, flush=True)
-            sums.clear()
-        if decoder.step % (5 * every) == 0:
-            decoder.save(file)
-    decoder.save(file)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from device.training.codec import CONFIG
+from device.training.codec import CONFIG, Ear
 from device.training.corpus import Clip, Corpus
 from device.training.corpus import read as read_corpus
 from device.training.dialogues import Utterance
@@ -26,12 +26,12 @@ from device.voice.mimi import Mimi, from_csm, network
 from device.voice.plain import clean
 from device.voice.tokens import Tokens
 
-CODES, IDS, NETWORK = "codes.npy", "ids.jsonl", "mimi.pt"
+CODES, IDS, NETWORK, EAR = "codes.npy", "ids.jsonl", "mimi.pt", "ear.pt"
 PORTION = 50  # clips that a process takes at once
 
 
 def encode(corpus_folder: Path, folder: Path, processes: int) -> None:
-    """Write uint16 codes (frames, codebooks) and a line of ids a clip, made with the tokenizer and the codec in `folder`, into it.
+    """Write uint16 codes (frames, codebooks) and a line of ids a clip, made with the tokenizer, ear and codebooks in `folder`, into it.
 
     Each clip begins with an empty codec, as a turn does.
     """
@@ -51,10 +51,12 @@ def encode(corpus_folder: Path, folder: Path, processes: int) -> None:
 
 def _encode(corpus_folder: Path, folder: Path, start: int) -> list[tuple[list[int], list[float], np.ndarray]]:
     """(ids, their ends, codes) of a portion of the clips."""
-    corpus, tokens, mimi = _tools(corpus_folder, folder)
+    corpus, tokens, mimi, ear = _tools(corpus_folder, folder)
     out = []
     for clip in corpus.clips[start : start + PORTION]:
-        codes = mimi.encode_all((corpus.samples(clip) / 32768).astype(np.float32))
+        sound = np.pad(corpus.samples(clip), (0, -clip.size % FRAME)).astype(np.float32) / 32768
+        with torch.inference_mode():
+            codes = mimi.quantizer.encode(ear(ear.spectra(torch.from_numpy(sound)[None])))[0].T
         text = clean(clip.text)
         out.append((tokens.ids(clip.speaker, text), _ends(clip, tokens.spans(clip.speaker, text)), codes.numpy().astype(np.uint16)))
     return out
@@ -70,10 +72,17 @@ def _ends(clip: Clip, spans: Sequence[tuple[int, int]]) -> list[float]:
 
 
 @functools.cache
-def _tools(corpus_folder: Path, folder: Path) -> tuple[Corpus, Tokens, Mimi]:
+def _tools(corpus_folder: Path, folder: Path) -> tuple[Corpus, Tokens, Any, Ear]:
     """Once a process."""
     torch.set_num_threads(1)
-    return read_corpus(corpus_folder), Tokens(folder), ears(load_network(folder))
+    return read_corpus(corpus_folder), Tokens(folder), load_network(folder), load_ear(folder)
+
+
+def load_ear(folder: Path) -> Ear:
+    """What hears spectra as the codebooks were learnt with."""
+    ear = Ear(CONFIG["hidden_size"]).eval()
+    ear.load_state_dict(torch.load(folder / EAR, weights_only=True))
+    return ear
 
 
 def load_network(folder: Path) -> Any:

@@ -1,7 +1,7 @@
 """The recipe of the packaged voice, from nothing to a checkpoint: stages that each go on where they stopped.
 
-`corpus`, `codec` and `codes` come one after the other; `csm` and `decoder` both need only the codes, so they may
-run side by side; `ship` takes what both have reached. All of it lies in one working folder outside the repository.
+`corpus`, `codec` and `codes` come one after the other; `csm`, `encoder` and `decoder` need only the codes, so they may
+run side by side; `ship` takes what each has reached. All of it lies in one working folder outside the repository.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from device.training import alphabet, codec, corpus, decoder, encoded, export, phones, small
+from device.training import alphabet, codec, corpus, decoder, encoded, encoder, export, phones, small
 from device.training.dialogues import Batch, Mixer, Utterance, batch
+from device.training.halves import train
 from device.training.lesson import Lesson
 from device.training.loop import Loop, Plan, validation
 from device.voice.generation import GENERATION
@@ -25,7 +26,7 @@ from device.voice.mimi import network
 from device.voice.tokens import Tokens
 
 SEED = 0
-CODEC_STEPS, CSM_STEPS, DECODER_STEPS, CRITICS_FROM = 3000, 4000, 14_000, 6000
+CODEC_STEPS, CSM_STEPS, ENCODER_STEPS, DECODER_STEPS, CRITICS_FROM = 1200, 4000, 20_000, 20_000, 6000
 # (share of the steps from which, positions, sequences, noise). Short texts first, one before one sound; then whole sentences, then
 # conversations, less and less disturbed: what the model hears of itself is never quite what it was taught.
 LESSONS = (
@@ -47,6 +48,7 @@ class Recipe:
             "codec": self.codec,
             "codes": self.codes,
             "csm": self.csm,
+            "encoder": self.encoder,
             "decoder": self.decoder,
         }
 
@@ -68,9 +70,10 @@ class Recipe:
         mimi = network(codec.CONFIG, codec.CONFIG["num_quantizers"], "cpu").eval()
         mimi.load_state_dict(state["mimi"])
         export.keep_zero_free(mimi)
-        mimi.to(torch.bfloat16).float()  # as it ships: the device must hear the codes that the model was taught
+        mimi.to(torch.bfloat16).float()  # the codebooks, as they ship
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(mimi.state_dict(), folder / encoded.NETWORK)
+        torch.save(state["ear"], folder / encoded.EAR)
         alphabet.write(folder)
         encoded.encode(self.work / "corpus", folder, os.cpu_count() or 1)
 
@@ -84,7 +87,8 @@ class Recipe:
         mixers = [Mixer(device, patient, positions, SEED + loop.step) for _, positions, _, _ in LESSONS]
         kept = _portions(held_out)
         # The same sounds under each other's words: as easy to guess, unless the words are read.
-        swapped = _portions([replace(one, ids=other.ids, ends=()) for one, other in zip(held_out, [*held_out[7:], *held_out[:7]], strict=True)])
+        others = held_out[7:] + held_out[:7]
+        swapped = _portions([replace(one, ids=other.ids, ends=()) for one, other in zip(held_out, others, strict=True)])
 
         def check(step: int) -> dict[str, Any]:
             return validation(loop.bare, kept) | {"unread": validation(loop.bare, swapped)["validation"][0]}
@@ -96,22 +100,36 @@ class Recipe:
 
         loop.run(draw, check)
 
+    def encoder(self) -> None:
+        half = encoder.Encoder(encoded.load_network(self.work / "codes"), encoded.load_ear(self.work / "codes"), ENCODER_STEPS)
+        file = self.work / "encoder" / "encoder.pt"
+        if file.is_file():
+            half.load(file)
+        train(half, encoder.Pieces(corpus.read(self.work / "corpus").sound, half.step), file, self.minutes)
+
     def decoder(self) -> None:
-        mimi = encoded.load_network(self.work / "codes")
+        half = decoder.Decoder(encoded.load_network(self.work / "codes"), DECODER_STEPS, CRITICS_FROM)
+        file = self.work / "decoder" / "decoder.pt"
+        if file.is_file():
+            half.load(file)
         clips = [decoder.Spoken(*pair) for pair in encoded.spoken(self.work / "codes", corpus.read(self.work / "corpus"))]
-        decoder.train(decoder.Decoder(mimi, DECODER_STEPS, CRITICS_FROM), clips, self.work / "decoder", self.minutes)
+        train(half, decoder.Pieces(clips, half.step), file, self.minutes)
 
     def ship(self, out: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
-        """Write the checkpoint of what `csm` and `decoder` have reached so far into `out`. Returns it."""
+        """Write the checkpoint of what `csm`, `encoder` and `decoder` have reached so far into `out`. Returns it."""
         model, told = small.begin(Tokens(self.work / "codes").count, SEED)
         loop = Loop(Lesson(model), CSM, self.work / "csm")
         if not loop.resume():
             raise ValueError(f"{self.work} has no CSM yet: run the stage csm first")
         mimi = encoded.load_network(self.work / "codes")
-        if (self.work / "decoder" / "decoder.pt").is_file():
-            half = decoder.Decoder(mimi, DECODER_STEPS, CRITICS_FROM)
-            half.load(self.work / "decoder" / "decoder.pt")
-            half.settle()
+        halves: dict[str, encoder.Encoder | decoder.Decoder] = {
+            "encoder": encoder.Encoder(mimi, encoded.load_ear(self.work / "codes"), ENCODER_STEPS),
+            "decoder": decoder.Decoder(mimi, DECODER_STEPS, CRITICS_FROM),
+        }
+        for name, half in halves.items():
+            if (file := self.work / name / f"{name}.pt").is_file():
+                half.load(file)
+                half.settle()
         export.write(out, model, told, export.codec_tensors(mimi), dtype, twice=False)  # 6 MB
         alphabet.write(out)
         (out / GENERATION).write_text(json.dumps(SAMPLING, indent=1) + "\n", encoding="utf-8")
