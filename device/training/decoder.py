@@ -24,11 +24,11 @@ COLD = 2  # frames at the start of a piece from the middle of a clip: the decode
 RATE = 5e-4
 CRITIC_RATE = 2e-4
 # How much each loss pulls at the sound, once critics judge: their gradients are brought to these lengths (the balancer of EnCodec,
-# arXiv 2210.13438, section 3.4). As they come, that of the spectra is a hundred times as long as the others.
+# arXiv 2210.13438, section 3.4).
 PULLS = {"mel": 1.0, "taken": 0.3, "alike": 0.7}
 ALONE = 100  # steps in which the critics learn before they are listened to: of one that knows nothing the sound gets worse
 STEADY = 0.99  # a loss's length is the running mean over a hundred steps
-HEARD = 11_520  # samples of each piece that the critics hear: all of it would take three times as long as the decoder itself
+HEARD = 11_520  # samples of each piece that the critics hear: with all of it a step takes four times as long as without critics
 AVERAGE = 0.999  # what is kept is a running mean of the weights: calmer than any one step
 
 

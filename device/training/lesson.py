@@ -31,8 +31,8 @@ class Losses(NamedTuple):
 class Lesson(nn.Module):
     """Calls the model on a batch. `share` of the frames also teach the depth decoder; `noise` of the input codes are random.
 
-    `show` is the weight of teaching where to look: a few heads should attend to the phonemes that sound in the frame that follows.
-    A model finds that out by itself too, but from nothing it takes a hundred times as long (guided attention: arXiv 1710.08969).
+    `show` is the weight of teaching where to look: a few heads should attend to the phonemes that sound in the frame that follows
+    (after guided attention, arXiv 1710.08969). A model may find that out by itself; on two cores nobody has seen it happen.
     """
 
     def __init__(self, csm: Csm, share: float = 1 / 16, noise: float = 0.0, remember: bool = True, show: float = 0.0) -> None:

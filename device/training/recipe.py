@@ -26,13 +26,13 @@ from device.voice.mimi import network
 from device.voice.tokens import Tokens
 
 SEED = 0
-CODEC_STEPS, CSM_STEPS, ENCODER_STEPS, DECODER_STEPS, CRITICS_FROM = 1200, 4000, 20_000, 20_000, 6000
+CODEC_STEPS, CSM_STEPS, ENCODER_STEPS, DECODER_STEPS, CRITICS_FROM = 1200, 2800, 12_000, 9000, 2000
 # (share of the steps from which, positions, sequences, noise). Short texts first, one before one sound; then whole sentences, then
 # conversations, less and less disturbed: what the model hears of itself is never quite what it was taught.
 LESSONS = (
     (0.0, 100, 22, 0.15), (0.12, 180, 12, 0.12), (0.4, 300, 7, 0.1), (0.7, 512, 4, 0.08), (0.92, 1024, 2, 0.05),
 )  # fmt: skip
-CSM = Plan(CSM_STEPS, rate=1.2e-3, rise=200, log_every=25, check_every=500, save_every=250, seed=SEED)
+CSM = Plan(CSM_STEPS, rate=1.2e-3, rise=150, log_every=25, check_every=500, save_every=250, seed=SEED)
 SHARE = 1 / 5  # of the frames teach the depth decoder: three times Sesame's, for a small decoder costs little
 SHOW = 0.3  # weight of showing the model where to look
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_k": 30}  # the best of those that were tried
