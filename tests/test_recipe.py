@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from test_codec_training import TINY
 
 from device.training import codec, corpus, decoder, encoded, recipe, small
@@ -31,7 +32,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(recipe, "CSM", recipe.Plan(4, log_every=1, check_every=2, save_every=2, rise=1))
     monkeypatch.setattr(recipe, "LESSONS", ((0.0, 160, 1, 0.5), (0.5, 320, 1, 0.1)))
     monkeypatch.setattr(encoded, "ProcessPoolExecutor", _Here)  # the patches above are this process's
+    AcceleratorState._reset_state(True)  # one a process, and other tests train in another precision
     yield
+    AcceleratorState._reset_state(True)
     torch.set_num_threads(threads)
     encoded._tools.cache_clear()
 
