@@ -44,6 +44,12 @@ AROUSAL_CAP = 0.4  # beta over alpha is a poor man's arousal: a heart rate would
 MUSCLE_PENALTY = 0.5  # of relaxation's z, for each z of muscle: a tense jaw is not relaxed
 ALPHA, BETA, ABOVE = (FEATURES.index(f) for f in ("alpha", "beta_low", "alpha_above"))
 MIXED = round(WINDOW_SECONDS / HOP_SECONDS)
+OFF = ("railed", "no contact", "flat")  # what an electrode in the air sends
+OFF_SECONDS = 10  # with fewer than MIN_GOOD electrodes on the skin, and the headset was taken off
+AWAY_SECONDS = 300.0  # without a sample, and nobody knows how it sits now
+NO_MINUTE = "no baseline yet: no quiet minute was recorded."
+TAKEN_OFF = "the headset was taken off or away: a new quiet minute is needed."
+TOO_OLD = "the baseline is more than an hour old: a new quiet minute is needed."
 KEEP = 600  # estimates: ten minutes
 NOT_LAID_OUT = "engagement: not calibrated for these electrodes"
 
@@ -72,6 +78,8 @@ class Estimator:
         self.judged = 0  # windows, one for each second of signal
         self._quiet: QuietMinute | None = None
         self._closed = False
+        self._off = 0  # windows in a row
+        self._lacking = NO_MINUTE
         self._mixed = 0  # windows to come that reach back before what the wearer was asked last
         self._set(baseline)
 
@@ -107,6 +115,8 @@ class Estimator:
 
     def reseated(self) -> None:
         """The headset was taken off, or another person wears it: what was learned no longer holds."""
+        if self.baseline is not None or self._quiet is not None:
+            self._lacking = TAKEN_OFF
         self._set(None)
         self._quiet = None
 
@@ -128,6 +138,8 @@ class Estimator:
         `gap`: samples were lost before these; the filters start anew and nothing is said for 6 s. `seconds`: the time of the
         first sample; without it time is counted in samples.
         """
+        if gap and seconds is not None and self.judged and seconds - self.windows.seconds > AWAY_SECONDS:
+            self.reseated()
         return [self.judge(window) for window in self.windows.hear(samples_uv, gap, seconds)]
 
     def quality(self) -> list[Channel]:
@@ -150,6 +162,10 @@ class Estimator:
 
     def judge(self, window: Window) -> Affect:
         """The estimate of one window, which must be the next in time."""
+        on = sum(c.fault not in OFF for c in window.channels)
+        self._off = self._off + 1 if window.channels and on < MIN_GOOD else 0
+        if self._off == OFF_SECONDS:
+            self.reseated()
         affect = self._estimate(window)
         self.judged += 1
         if self._quiet is not None and not self._mixed:
@@ -168,7 +184,8 @@ class Estimator:
         silent = Affect(usable=usable, at=window.at)
         if self.baseline is not None and self.baseline.expired(window.at):
             self._set(None)
-            return replace(silent, reason="the baseline is more than an hour old: a new quiet minute is needed.")
+            self._lacking = TOO_OLD
+            return replace(silent, reason=TOO_OLD)
         if window.refusal:
             return replace(silent, reason=window.refusal)
         if window.good < MIN_GOOD:
@@ -176,7 +193,7 @@ class Estimator:
         if self._quiet is not None:
             return replace(silent, reason=self._quiet.lacks or "the quiet minute is being recorded.")
         if self.baseline is None:
-            return replace(silent, reason="no baseline yet: no quiet minute was recorded.")
+            return replace(silent, reason=self._lacking)
         return self._against(self.baseline, window, silent)
 
     def _against(self, baseline: Baseline, window: Window, silent: Affect) -> Affect:

@@ -205,9 +205,29 @@ def test_it_abstains_while_there_is_no_baseline_or_an_old_one(people: dict[str, 
     estimator = wearer(person)
     old = estimator.hear(part, seconds=4000.0)
     assert "more than an hour old" in old[0].reason
+    assert "more than an hour old" in old[-1].reason
     estimator = wearer(person)
     estimator.reseated()
-    assert "no baseline yet" in estimator.hear(part)[-1].reason
+    assert "taken off" in estimator.hear(part)[-1].reason
+
+
+def test_a_headset_that_was_taken_off_needs_a_new_quiet_minute(people: dict[str, Person]) -> None:
+    """Ten seconds in the air, or five minutes away. A touch, or one electrode that slipped, leaves the baseline."""
+    person = people["s00"]
+    rest, rate = person[2], round(person[4])
+    air = np.random.default_rng(0).normal(size=(8, 20 * rate)) * 5000
+    part = rest[:, : 12 * rate]
+    estimator = wearer(person)
+    estimator.hear(air[:, : 6 * rate])
+    estimator.hear(np.concatenate([air[:6], rest[6:, : 20 * rate]]))
+    estimator.hear(part, gap=True, seconds=estimator.windows.seconds + 200)
+    assert estimator.baseline is not None
+    estimator.hear(air)
+    assert estimator.baseline is None
+    assert estimator.hear(part)[-1].reason == "the headset was taken off or away: a new quiet minute is needed."
+    away = wearer(person)
+    away.hear(part, gap=True, seconds=away.windows.seconds + 400)
+    assert away.baseline is None
 
 
 def test_a_gap_and_a_silence_are_told(people: dict[str, Person]) -> None:
