@@ -92,10 +92,10 @@ def parser() -> argparse.ArgumentParser:
     bench = command("bench", _bench, "measure on this machine")
     bench.add_argument(
         "what",
-        choices=["turn", "score", "voice", "fidelity", "load", "consistency"],
+        choices=["turn", "score", "voice", "fidelity", "load", "consistency", "eeg"],
         help="turn: latency; score: word errors of a demo's folder; voice: CSM's speed and memory; fidelity: what quantising loses; "
         "load: button, loop and sound beside a voice that speaks without a pause; "
-        "consistency: does the voice stay itself through a long conversation",
+        "consistency: does the voice stay itself through a long conversation; eeg: headset and estimate, on a fake Cyton and recordings",
     )
     bench.add_argument("--checkpoint", "--csm", default="", metavar="NAME", help="CSM, folder or hub name (consistency: or the settings')")
     bench.add_argument("--shape", choices=["csm-1b"], help="voice, fidelity, load: without a checkpoint, with --random-weights")
@@ -107,7 +107,8 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--turns", type=int, metavar="N", help="turn: default 20; consistency: default 40")
     bench.add_argument("--seed", type=int, default=0, metavar="N", help="consistency: of the replies and the sampling")
     bench.add_argument("--out", metavar="DIR", help="consistency: keep what was said, a WAV for each turn")
-    bench.add_argument("--seconds", type=float, default=30, metavar="N", help="load: of each setting in each of two rounds")
+    bench.add_argument("--seconds", type=float, metavar="N", help="load: of each setting in each of two rounds; eeg: of long_run")
+    bench.add_argument("--parts", default="", metavar="LIST", help="eeg: some of what it measures, as 'unplug,cost'; none: all")
     bench.add_argument("--peers", choices=["transformers"], help="voice: time transformers' own CSM in the same run (10 GB more)")
     bench.add_argument("--picture", metavar="FILE", help="voice: draw the figures (.svg, .png)")
     bench.add_argument("--json", metavar="FILE", help="write the figures there too")
@@ -253,6 +254,11 @@ def _bench(arguments: argparse.Namespace) -> int:
         return bench_score(_settings(arguments), Path(arguments.demo), Path(arguments.transcripts), arguments.json)
     if arguments.what == "turn":
         return bench_turn(_settings(arguments), 20 if arguments.turns is None else arguments.turns, arguments.json)
+    if arguments.what == "eeg":
+        from device.bench_eeg import bench_eeg
+
+        _settings(arguments, log={"level": "warning"})
+        return bench_eeg([part for part in arguments.parts.split(",") if part], arguments.json, arguments.seconds or 120)
     return _bench_csm(arguments)
 
 
@@ -292,10 +298,11 @@ def _bench_consistency(arguments: argparse.Namespace, settings: Settings, precis
 def _bench_load(arguments: argparse.Namespace, settings: Settings, precisions: list[str]) -> int:
     from device.bench_load import bench_load
 
-    if len(precisions) > 1 or not 1 <= arguments.seconds <= 3600:
+    seconds = 30 if arguments.seconds is None else arguments.seconds
+    if len(precisions) > 1 or not 1 <= seconds <= 3600:
         raise OSError("bench load takes one of --precisions, and --seconds from 1 to 3600")
     device = arguments.device or settings.voice.device
-    return bench_load(settings, arguments.checkpoint, device, precisions[0], arguments.seconds, arguments.json)
+    return bench_load(settings, arguments.checkpoint, device, precisions[0], seconds, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,209 +1,89 @@
-"""`bedside bench eeg`: what the headset's driver side does, measured on the real driver and a fake Cyton. It decides nothing.
-
-The fake Cyton runs in a process of its own, so that the CPU and memory told here are those of
-BrainFlow and device/eeg.py alone.
-"""
+"""`bedside bench eeg`: every figure of the headset and the estimate, and whether it holds. Each part is measured elsewhere."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json as json_module
-import os
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from device import bench_estimate, bench_faults, bench_headset
 
-from device import config
-from device.config import FIRMWARE, Settings
-from device.eeg import Block, Headset, HeadsetState, open_headset
-from device.emulator import read_recording
-from device.fake_cyton import LSB_UV
+Figures = dict[str, float]
 
-RECORDING = FIRMWARE / "eeg" / "cyton-eyes-open-closed.csv"
-CYCLES = 20
-PLAY = """
-import sys
-from pathlib import Path
-from device.emulator import emulate
-emulate(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), [])
-"""
-
-
-def memory_mb() -> float:
-    """This process's resident memory now, in MB (10^6 bytes); the peak's growth would not show a leak that is freed late."""
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def threads() -> int:
-    """Threads of this process, BrainFlow's included."""
-    return len(os.listdir("/proc/self/task"))
-
-
-@contextlib.contextmanager
-def fake_cyton(folder: Path, speed: float = 1.0) -> Iterator[tuple[Path, Callable[[str], None]]]:
-    """(its port, a function that types a fault) of a fake Cyton in another process."""
-    link = folder / "cyton"
-    command = [sys.executable, "-c", PLAY, str(RECORDING), str(link), str(speed)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        assert process.stdin is not None
-        typed = process.stdin
-
-        def fault(text: str) -> None:
-            typed.write(text + "\n")
-            typed.flush()
-
-        try:
-            wait_for(link.exists, 20.0, "the fake Cyton")
-            yield link, fault
-        finally:
-            process.terminate()
-
-
-def wait_for(happened: Callable[[], bool], seconds: float, what: str, pause: float = 0.01) -> float:
-    """How long it took, in s; TimeoutError naming `what` never came."""
-    began = time.monotonic()
-    while not happened():
-        if time.monotonic() - began > seconds:
-            raise TimeoutError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(pause)
-    return time.monotonic() - began
+# In the order in which they are run, and how each is measured: in a folder of its own, `seconds` being of the long run.
+PARTS: dict[str, Callable[[Path, float], Figures]] = {
+    "real_time": lambda folder, seconds: bench_headset.fidelity(folder, 60.0, 1.0),
+    "times_20": lambda folder, seconds: bench_headset.fidelity(folder, 89.0, 20.0),
+    "end_to_end": lambda folder, seconds: bench_estimate.end_to_end(folder),
+    "cyton8": lambda folder, seconds: bench_estimate.people("cyton8"),
+    "muse4": lambda folder, seconds: bench_estimate.people("muse4"),
+    "silence": lambda folder, seconds: bench_estimate.silence(),
+    "muse_file": lambda folder, seconds: bench_estimate.flicker(),
+    "faults": lambda folder, seconds: bench_faults.faults(folder),
+    "unplug": lambda folder, seconds: bench_headset.cycles(folder, bench_headset.CYCLES),
+    "cost": lambda folder, seconds: bench_estimate.cost(),
+    "long_run": lambda folder, seconds: bench_headset.long_run(seconds),
+    "day": lambda folder, seconds: bench_estimate.day(),
+}
+# (part, figure): the least and the most it may be.
+LIMITS: dict[tuple[str, str], tuple[float, float]] = {
+    ("real_time", "error_lsb"): (0, 0.5),
+    ("real_time", "gaps"): (0, 0),
+    ("real_time", "cpu_percent"): (0, 2),
+    ("times_20", "error_lsb"): (0, 0.5),
+    ("times_20", "gaps"): (0, 0),
+    ("end_to_end", "alpha_ratio_o1"): (2, 100),
+    ("end_to_end", "alpha_ratio_o2"): (2, 100),
+    ("end_to_end", "blink_refused"): (0.95, 1),
+    ("end_to_end", "jaw_refused"): (0.95, 1),
+    ("end_to_end", "motion_refused"): (0.95, 1),
+    ("end_to_end", "clean_kept"): (0.95, 1),
+    ("cyton8", "auc"): (0.84, 1),
+    ("cyton8", "auc_null"): (0.45, 0.55),
+    ("cyton8", "ece"): (0, 0.08),
+    ("muse4", "auc"): (0.77, 1),
+    ("muse4", "auc_null"): (0.45, 0.55),
+    ("muse4", "ece"): (0, 0.08),
+    ("silence", "railed_abstained"): (1, 1),
+    ("silence", "confidence_without_alpha"): (0, 0.3),
+    ("muse_file", "snr_tp9"): (2.5, 100),
+    ("muse_file", "snr_tp10"): (2.5, 100),
+    ("faults", "without_a_message"): (0, 0),
+    ("faults", "most_messages"): (1, 1),
+    ("unplug", "stale_s"): (0, 2),
+    ("unplug", "streaming_s"): (0, 3),
+    ("unplug", "threads_left"): (0, 0),
+    ("unplug", "memory_growth_mb"): (-100, 2),
+    ("unplug", "idle_cpu_percent"): (0, 5),
+    ("cost", "core_percent"): (0, 2),
+    ("long_run", "gaps"): (0, 0),
+    ("long_run", "memory_growth_mb"): (-100, 5),
+    ("day", "memory_growth_mb"): (-100, 5),
+}
 
 
-@contextlib.contextmanager
-def reading(**settings: Any) -> Iterator[Headset]:
-    headset = open_headset(config.Headset.model_validate(settings))
-    headset.start()
-    try:
-        yield headset
-    finally:
-        headset.close()
+class BenchFault(Exception):
+    """What can't be measured, and the way out, in one sentence."""
 
 
-def collect(headset: Headset, count: int, seconds: float) -> list[Block]:
-    out: list[Block] = []
-
-    def enough() -> bool:
-        out.extend(headset.blocks())
-        return sum(block.samples.shape[1] for block in out) >= count
-
-    wait_for(enough, seconds, f"{count} samples ({headset.reason})", 0.25)  # seldom: its own cost is not to count
-    return out
-
-
-def fidelity(folder: Path, seconds: float, speed: float) -> dict[str, float]:
-    """The recording against what came through the driver: largest error in LSB, gaps, CPU in % of one core."""
-    sent = read_recording(RECORDING)
-    count = round(seconds * 250)
-    with fake_cyton(folder, speed) as (port, _), reading(board="cyton", port=str(port)) as headset:
-        wait_for(lambda: headset.arriving, 10.0, "the first sample")
-        burnt, began = time.process_time(), time.monotonic()
-        blocks = collect(headset, count - 1, seconds / speed * 3 + 10)
-        cpu = (time.process_time() - burnt) / (time.monotonic() - began)
-    worst = 0.0
-    for block in blocks:  # the fake begins anew at the recording's end
-        places = (block.first + np.arange(block.samples.shape[1])) % sent.shape[1]
-        worst = max(worst, float(np.abs(np.rint(block.samples / LSB_UV) - sent[:, places] / LSB_UV).max()))
-    samples = sum(block.samples.shape[1] for block in blocks)
-    return {"samples": samples, "error_lsb": worst, "gaps": sum(block.gap for block in blocks), "cpu_percent": 100 * cpu}
-
-
-def cycles(folder: Path, count: int) -> dict[str, float]:
-    """Unplug and replug: the slowest s to STALE and to samples again, and what is left over after `count` times."""
-    stale, again, idle, memory = [], [], [], []
-    with fake_cyton(folder) as (port, fault):
-        before = threads()
-        with reading(board="cyton", port=str(port)) as headset:
-            for i in range(count):
-                wait_for(lambda: headset.arriving, 10.0, "samples")
-                collect(headset, 100, 10.0)
-                fault("unplug")
-                wait_for(lambda: not port.exists(), 2.0, "the unplugging")
-                stale.append(wait_for(lambda: headset.state is HeadsetState.STALE, 10.0, "stale"))
-                wait_for(lambda: headset.state is HeadsetState.ABSENT, 10.0, "absent")
-                burnt, began = time.process_time(), time.monotonic()
-                time.sleep(0.5)
-                idle.append((time.process_time() - burnt) / (time.monotonic() - began))
-                fault("replug")
-                wait_for(port.exists, 2.0, "the replugging")
-                again.append(wait_for(lambda: headset.arriving, 10.0, "samples again"))
-                memory.append(memory_mb())
-                print(f"cycle {i + 1:2}: stale {stale[-1]:.2f} s, samples again {again[-1]:.2f} s, {memory[-1]:.1f} MB", file=sys.stderr)
-        with contextlib.suppress(TimeoutError):  # a joined thread is gone from /proc a moment later
-            wait_for(lambda: threads() <= before, 1.0, "the threads to end")
-        left_over = max(0, threads() - before)
-    return {
-        "cycles": count,
-        "stale_s": max(stale),
-        "streaming_s": max(again),
-        "threads_left": left_over,
-        "memory_growth_mb": memory[-1] - memory[min(2, count - 1)],  # the first cycles fill the allocator
-        "idle_cpu_percent": 100 * max(idle),
-    }
-
-
-def long_run(seconds: float) -> dict[str, float]:
-    """The synthetic board for `seconds`, read as the companion reads it; the growth begins once the deque's minute is full."""
-    with reading(board="synthetic") as headset:
-        wait_for(lambda: headset.arriving, 10.0, "the synthetic board")
-        burnt, began, gaps = time.process_time(), time.monotonic(), 0
-        first: float | None = None
-        highest = 0.0
-        while (ran := time.monotonic() - began) < seconds:
-            gaps += sum(block.gap for block in headset.blocks())
-            headset.window(4.0)
-            if ran > min(75.0, seconds / 2):
-                first = memory_mb() if first is None else first
-                highest = max(highest, memory_mb())
-            time.sleep(1.0)
-        cpu = (time.process_time() - burnt) / (time.monotonic() - began)
-        growth = memory_mb() - (first or highest)
-    return {"seconds": seconds, "gaps": gaps, "memory_growth_mb": growth, "cpu_percent": 100 * cpu}
-
-
-def bench_eeg(settings: Settings, json: bool, seconds: float = 120.0) -> int:
-    """Print the figures of the driver, and whether each holds; 0 if all do. `seconds`: of the synthetic board.
-
-    The estimator's figures belong at the end of `figures`, as one more section of the same kind.
-    """
-    with tempfile.TemporaryDirectory(prefix="bedside-eeg-") as name:
-        folder = Path(name)
-        figures: dict[str, dict[str, float]] = {
-            "real_time": fidelity(folder, 60.0, 1.0),
-            "times_20": fidelity(folder, 89.0, 20.0),
-            "unplug": cycles(folder, CYCLES),
-            "long_run": long_run(seconds),
-        }
-    limits: list[tuple[str, str, float]] = [
-        ("real_time", "error_lsb", 0.5),
-        ("real_time", "gaps", 0),
-        ("real_time", "cpu_percent", 2.0),
-        ("times_20", "error_lsb", 0.5),
-        ("times_20", "gaps", 0),
-        ("unplug", "stale_s", 2.0),
-        ("unplug", "streaming_s", 3.0),
-        ("unplug", "threads_left", 0),
-        ("unplug", "memory_growth_mb", 2.0),
-        ("unplug", "idle_cpu_percent", 5.0),
-        ("long_run", "gaps", 0),
-        ("long_run", "memory_growth_mb", 5.0),
-    ]
-    missed = [f"{part}.{key}" for part, key, limit in limits if figures[part][key] > limit]
+def bench_eeg(parts: Sequence[str], json: str | None, seconds: float) -> int:
+    """Print the figures of `parts` (none: all of them) as they come, and whether each holds; 0 if all do."""
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise BenchFault(f"{unknown[0]!r} is no part of bench eeg; there are {', '.join(PARTS)}.")
+    figures: dict[str, Figures] = {}
+    missed = []
+    for part in parts or PARTS:
+        with tempfile.TemporaryDirectory(prefix="bedside-eeg-") as folder:
+            figures[part] = PARTS[part](Path(folder), seconds)
+        for key, value in figures[part].items():
+            least, most = LIMITS.get((part, key), (-float("inf"), float("inf")))
+            said = f"   {'ok' if least <= value <= most else 'MISSED'} ({least:g} to {most:g})" if (part, key) in LIMITS else ""
+            print(f"{part:>10}  {key:<26} {value:10.3f}{said}", flush=True)
+            missed += [] if least <= value <= most else [f"{part}.{key}"]
     if json:
-        print(json_module.dumps({"figures": figures, "missed": missed}, indent=2))
-    else:
-        held = {(part, key): limit for part, key, limit in limits}
-        for part, values in figures.items():
-            for key, value in values.items():
-                limit = held.get((part, key))
-                verdict = "" if limit is None else f"   {'ok' if value <= limit else 'MISSED'} (at most {limit:g})"
-                print(f"{part:>10}  {key:<18} {value:10.3f}{verdict}")
+        Path(json).write_text(json_module.dumps({"figures": figures, "missed": missed}, indent=2), encoding="utf-8")
+    if missed:
+        print(f"missed: {', '.join(missed)}", file=sys.stderr)
     return 1 if missed else 0

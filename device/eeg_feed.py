@@ -61,10 +61,10 @@ class Feed:
         if form != self._form:
             self._form, self.estimator = form, None
             try:
-                from device.affect import RAIL_UV, Estimator
-                from device.eeg_quality import RAILS_UV
+                from device.affect import Estimator
+                from device.boards import full_scale_uv
 
-                self.estimator = Estimator(block.names, block.rate, RAILS_UV.get(self._board, RAIL_UV), self._baseline(block.names))
+                self.estimator = Estimator(block.names, block.rate, full_scale_uv(self._board), self._baseline(block.names))
             except (ImportError, OSError, ValueError) as error:  # no scipy, no coefficients, or a headset that is too slow
                 self._fault = f"no estimate: {error}."
         return self.estimator is not None

@@ -1,14 +1,13 @@
 """Causal conditioning of EEG: mains notches and a band-pass, with state carried from block to block.
 
 It knows no quality and no feeling. Causal, because a zero-phase filter needs the future: what is learned from one would
-not hold for a wearer who is being listened to now.
+not hold for a wearer who is being listened to now. scipy is loaded where a filter is made: the companion starts without it.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
 
 Array = NDArray[np.float64]
 
@@ -24,6 +23,8 @@ def sections(rate: float) -> Array:
     """Second-order sections [n, 6] at `rate` Hz. ValueError below 100 Hz."""
     if rate < LOWEST_RATE:
         raise ValueError(f"{rate:g} Hz is too slow: at least {LOWEST_RATE:g} Hz are needed")
+    from scipy import signal
+
     notches = [signal.tf2sos(*signal.iirnotch(f, NOTCH_Q, fs=rate)) for f in MAINS if f < 0.49 * rate]
     band = signal.butter(ORDER, BAND, "bandpass", fs=rate, output="sos")
     return np.concatenate([*notches, band])
@@ -36,7 +37,9 @@ class Conditioner:
     """
 
     def __init__(self, rate: float) -> None:
-        self._sections = sections(rate)
+        from scipy import signal
+
+        self._sections, self._filter = sections(rate), signal.sosfilt
         self._rest = signal.sosfilt_zi(self._sections)
         self._state: Array | None = None
 
@@ -48,12 +51,14 @@ class Conditioner:
         """`block` [channels, samples], finite. Same shape back, in uV."""
         if self._state is None:
             self._state = self._rest[:, None, :] * block[None, :, :1]
-        out, self._state = signal.sosfilt(self._sections, block, axis=1, zi=self._state)
+        out, self._state = self._filter(self._sections, block, axis=1, zi=self._state)
         return out
 
 
 def band_pass(x: Array, rate: float) -> Array:
     """`x` [samples] in uV through the same filter both ways, less 0.5 s at each end: for pictures, not for estimates."""
+    from scipy import signal
+
     edge = round(EDGE_SECONDS * rate)
     out: Array = signal.sosfiltfilt(sections(rate), x - np.median(x), padlen=min(len(x) - 1, round(rate)))
     return out[edge : len(x) - edge]

@@ -15,9 +15,7 @@ from device.eeg_features import Spectrum
 
 Array = NDArray[np.float64]
 
-# Full scale by board, in uV: OpenBCI's 24 bits at gain 24 (Ganglion at 51), the Muse's 12 bits of 0.488 uV, the Knight's 16 of 10.17.
-RAILS_UV = {"ganglion": 15_686.0, "muse_2": 1_000.0, "muse_s": 1_000.0, "muse_s_athena": 1_000.0, "neuropawn_knight": 333_250.0}
-RAIL_UV = 187_500.0
+RAIL_UV = 187_500.0  # full scale of a Cyton; device/boards.py has the others'
 RAILED_SHARE = 0.01  # this share of samples within 5 % of full scale, and the electrode is off
 FLAT_UV = 0.3  # SD of a shorted or unplugged input
 SWING_UV = 120.0  # peak to peak, 1-45 Hz: above it are blinks and movement, not a resting brain

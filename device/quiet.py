@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from device.baseline import NEEDED, Baseline, QuietMinute
@@ -43,7 +42,7 @@ class Learnt:
 
 
 def learn(
-    opened: NDArray[np.float32], closed: NDArray[np.float32], rate: float, names: Sequence[str], rail_uv: float, made: float
+    opened: NDArray[Any], closed: NDArray[Any], rate: float, names: Sequence[str], rail_uv: float, made: float
 ) -> Learnt:
     """From quiet EEG [channels, samples] in uV with eyes open, and with eyes closed (may be empty: reactivity is not tested).
 

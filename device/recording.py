@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +25,6 @@ from device.boards import full_scale_uv
 from device.logs import log
 from device.states import Event, State
 
-if TYPE_CHECKING:
-    pass
-
 GAP = "bad: no signal"
 LOST = "signal lost"
 LATE = 2.0  # seconds without a sample; the headset is connected anew after 1.5
@@ -38,7 +34,7 @@ KEPT = 3000  # blocks and marks that may wait for a slow disk: 2 minutes
 
 # What happens at the bedside, in the words of the annotations. Nobody's words are among them.
 EVENTS = {Event.PRESS: "press", Event.RELEASE: "release", Event.CALL: "call button", Event.ACKNOWLEDGE: "alert acknowledged"}
-STATES = {State.SPEAKING: "reply", State.ALERTING: "alert", State.READY: "ready", State.FAULT: "fault"}
+STATES = {State.SPEAKING: "reply", State.ALERTING: "alert", State.READY: "ready", State.FAULT: "fault", State.QUIET: "quiet minute"}
 
 
 class Recorder:

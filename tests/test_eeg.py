@@ -95,24 +95,6 @@ def test_states_are_logged_once_each(
     assert seen == ["state=connecting", "state=settling", "state=streaming", "state=absent"]
 
 
-def test_stale_then_streaming_again(
-    opened: Callable[..., Headset], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A recording that pauses for 2.5 s goes stale, drops its window, and is connected again."""
-    caplog.set_level(logging.INFO, logger="bedside")
-    lines = rows(350)
-    for line in lines[300:]:
-        line[-2] += 2.5
-    headset = opened(board="playback", file=str(write(tmp_path / "pause.csv", lines)))
-    until(lambda: headset.state is HeadsetState.STREAMING)
-    until(lambda: headset.state is HeadsetState.STALE)
-    assert "no sample for 1.5 s" in headset.reason
-    until(lambda: headset.state is HeadsetState.STREAMING)
-    seen = [record.getMessage().split()[1].split("=")[1] for record in caplog.records]
-    first = ["connecting", "settling", "streaming"]
-    assert seen == [*first, "stale", *first]
-
-
 def test_no_headset_is_absent_and_starts_nothing(opened: Callable[..., Headset]) -> None:
     """Without a headset there is no thread, no signal, and a sentence that says so."""
     before = threading.active_count()

@@ -6,27 +6,12 @@ import numpy as np
 import pytest
 from eeg_data import CLOSED, NAMES, OPEN, RATE, SPOILT, Array, brain, cyton, railed
 
+from device.bench_estimate import alpha_ratio, flicker, refused_share, verdicts, within
 from device.eeg_features import FEATURES, Spectrum
 from device.eeg_filter import Conditioner, band_pass
-from device.eeg_quality import refused
 from device.eeg_windows import Windows
 
 RATES = [125.0, 128.0, 200.0, 250.0, 256.0]
-
-
-def verdicts(recording: Array, usual: object = None) -> list[tuple[float, str]]:
-    """(end in seconds, refusal) of each 2 s verdict, every half second of the stream."""
-    windows, out, step = Windows(NAMES, RATE), [], round(RATE / 2)
-    windows.usual = usual  # type: ignore[assignment]
-    for i in range(0, recording.shape[1] - step + 1, step):
-        list(windows.hear(recording[:, i : i + step]))
-        if windows.channels:
-            out.append((windows.seconds, refused(windows.channels)))
-    return out
-
-
-def within(found: list[tuple[float, str]], spans: list[tuple[float, float]]) -> list[str]:
-    return [why for end, why in found if any(a <= end - 2 + 1e-6 and end <= b + 1e-6 for a, b in spans)]
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -99,15 +84,14 @@ def test_no_feature_sees_muscle_or_eye_movement() -> None:
 
 def test_eyes_closed_alpha_is_twice_eyes_open_at_the_back() -> None:
     """Power of 9-12.5 Hz (this wearer's alpha is at 11), causally conditioned, closed over open."""
-    clean, spectrum = Conditioner(RATE)(cyton()), Spectrum(RATE)
+    assert alpha_ratio(cyton())[6:].min() >= 2
 
-    def power(span: tuple[float, float]) -> Array:
-        starts = np.arange(round(span[0] * RATE), round(span[1] * RATE) - spectrum.size + 1, spectrum.size // 2)
-        return np.mean([spectrum.share(spectrum.power(clean[:, s : s + spectrum.size]), 9, 12.5) for s in starts], axis=0)
 
-    ratio = power(CLOSED) / power(OPEN)
-    print("O1, O2 closed/open:", ratio[6:].round(2))
-    assert ratio[6:].min() >= 2
+def test_a_muses_file_shows_the_light_that_flickered() -> None:
+    """20 Hz at the ears, behind which the visual cortex is nearest, and not at the forehead."""
+    ratios = flicker()
+    assert min(ratios["snr_tp9"], ratios["snr_tp10"]) >= 2.5
+    assert max(ratios["snr_af7"], ratios["snr_af8"]) < 2
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -120,14 +104,10 @@ def test_the_gate_refuses_what_is_no_resting_brain_and_keeps_what_is(learned: bo
         usual = [(float(np.median(v)), 0.1) for v in values.T]
     found = verdicts(cyton(), usual)
     for name, spans in SPOILT.items():
-        bad = within(found, spans)
-        print(name, len(bad), np.mean([bool(b) for b in bad]))
-        assert np.mean([bool(b) for b in bad]) >= 0.95
-        assert all(b.startswith("signal too poor: ") for b in bad if b)
+        assert refused_share(found, spans) >= 0.95, name
+        assert all(why.startswith("signal too poor: ") for why in within(found, spans) if why)
     for span in (OPEN, CLOSED):
-        good = within(found, [span])
-        print("clean", len(good), np.mean([not g for g in good]))
-        assert np.mean([not g for g in good]) >= 0.95
+        assert refused_share(found, [span]) <= 0.05
 
 
 def test_a_railed_recording_is_refused_throughout() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pty
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 
 from device import boards, eeg
-from device.bench_eeg import memory_mb
+from device.bench_headset import memory_mb
 from device.boards import HeadsetError, check_libraries
 from device.config import Headset as Settings
 from device.eeg import Block, Headset, HeadsetState, open_headset
@@ -83,11 +82,11 @@ def worst(blocks: list[Block], sent: np.ndarray) -> float:
     return max(float(np.abs(np.rint(b.samples / LSB_UV) - sent[:, b.first : b.first + b.samples.shape[1]] / LSB_UV).max()) for b in blocks)
 
 
-@pytest.mark.parametrize(("speed", "samples", "seconds"), [(1.0, 1000, 9.0), (20.0, 22_489, 30.0)])
+@pytest.mark.parametrize(("speed", "samples", "seconds"), [(1.0, 500, 9.0), (20.0, 22_489, 30.0)])
 def test_every_sample_is_the_recorded_one(
     opened: Callable[..., Headset], port: Path, recording: np.ndarray, speed: float, samples: int, seconds: float
 ) -> None:
-    """Within half an LSB, in its place, none lost: 4 s at real speed, and all 90 s at 20 times that."""
+    """Within half an LSB, in its place, none lost: 2 s at real speed, and all 90 s at 20 times that."""
     with FakeCyton(recording, port, speed):
         headset = opened()
         blocks = collect(headset, samples, seconds)
@@ -191,7 +190,7 @@ def test_blocks_that_nobody_asked_for_are_a_gap(opened: Callable[..., Headset], 
 def test_unplugged_it_is_stale_and_plugged_in_it_comes_back(
     opened: Callable[..., Headset], port: Path, recording: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Three cycles: stale within 2 s, samples again within 3 s, an idle CPU between, no thread and no memory left over."""
+    """Two cycles: stale within 2 s, samples again within 3 s, an idle CPU between, no thread and no memory left over."""
     import brainflow.board_shim  # noqa: F401  (its import may start threads of its own)
 
     caplog.set_level("INFO", logger="bedside")
@@ -200,7 +199,7 @@ def test_unplugged_it_is_stale_and_plugged_in_it_comes_back(
         headset = opened()
         until(lambda: headset.arriving)
         memory = []
-        for _ in range(3):
+        for _ in range(2):
             cyton.unplug()
             assert until(lambda: headset.state is HeadsetState.STALE) < 2.0
             headset.blocks()
@@ -223,7 +222,7 @@ def test_unplugged_it_is_stale_and_plugged_in_it_comes_back(
     assert memory[-1] - memory[0] < 2.0
     seen = [record.getMessage().split()[1].split("=")[1] for record in caplog.records]
     again = ["connecting", "settling"]
-    assert seen == [*again, "stale", "connecting", "absent", *again, *["stale", *again] * 2, "absent"]
+    assert seen == [*again, "stale", "connecting", "absent", *again, "stale", *again, "absent"]
 
 
 def test_a_stalled_board_is_stale_and_tried_again(
@@ -258,31 +257,6 @@ def test_a_board_that_is_off_is_named_and_found_when_it_is_on(opened: Callable[.
         until(lambda: headset.arriving, 5.0)
 
 
-def test_a_tty_that_says_nothing_is_named(opened: Callable[..., Headset], port: Path) -> None:
-    """BrainFlow gives it 6 s; close() meanwhile would not wait for that."""
-    master, silent = pty.openpty()
-    port.symlink_to(os.ttyname(silent))
-    headset = opened()
-    until(lambda: f"nothing answers at {port}" in headset.reason, 12.0)
-    os.close(master)
-    os.close(silent)
-
-
-def test_what_is_no_serial_port_is_named(opened: Callable[..., Headset], port: Path) -> None:
-    """A folder, a file, a device, nothing: each its own sentence, at once, and no thread dies of it."""
-    for make, sentence in (
-        (lambda: None, "not plugged in: there is no"),
-        (lambda: port.mkdir(), "is a folder, not a serial port"),
-        (lambda: (port.rmdir(), port.touch()), "is not a serial port"),
-        (lambda: (port.unlink(), port.symlink_to("/dev/null")), "is not a serial port"),
-    ):
-        make()
-        headset = opened()
-        until(lambda headset=headset, sentence=sentence: sentence in headset.reason, 3.0)  # type: ignore[misc]
-        assert headset.state is HeadsetState.ABSENT
-        headset.close()
-
-
 def test_a_port_that_another_has_open_is_refused_by_whatever_name(
     opened: Callable[..., Headset], port: Path, recording: np.ndarray, tmp_path: Path
 ) -> None:
@@ -310,13 +284,6 @@ def test_channels_are_named_by_the_config(opened: Callable[..., Headset]) -> Non
     for wrong, sentence in ((names[:3], "has 3 names, but synthetic has 16"), (["Fz"] * 16, "names a channel twice")):
         headset = opened(board="synthetic", port="", channels=wrong)
         until(lambda headset=headset, sentence=sentence: sentence in headset.reason)  # type: ignore[misc]
-
-
-def test_a_muse_without_bluetooth_is_named(opened: Callable[..., Headset]) -> None:
-    """The real library, on a machine that has no adapter or lacks D-Bus."""
-    headset = opened(board="muse_2", port="")
-    until(lambda: headset.reason != "the headset is being connected.", 12.0)
-    assert any(words in headset.reason for words in ("no Bluetooth adapter", "can't be loaded", "was not found"))
 
 
 def test_a_library_for_another_processor_is_named_with_the_way_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
