@@ -86,9 +86,10 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument("--precision", choices=["bf16", "int8", "int4"], default="int8", help="quantize: of the weights")
     models.add_argument("--out", metavar="DIR", help="quantize: the folder to write")
     models.add_argument("--config", metavar="FILE")
-    from device.eeg_commands import add_parser
+    from device import audio_commands, eeg_commands
 
-    add_parser(commands)
+    audio_commands.add_parser(commands)
+    eeg_commands.add_parser(commands)
     bench = command("bench", _bench, "measure on this machine")
     bench.add_argument(
         "what",
