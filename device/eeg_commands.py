@@ -180,7 +180,7 @@ def baseline(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     if arguments.open < 10 or arguments.closed < 0:
         raise EegFault("a baseline needs 10 s with eyes open at least, 60 s to be worth anything.")
-    with LiveHeadset(settings) as headset, spoken(settings, not arguments.silent) as say:
+    with LiveHeadset(settings) as headset, spoken(settings, not arguments.silent, lambda: headset.ended) as say:
         headset.collect(1.0)  # the first sample may take a while
         say("quiet_open")
         print(f"Eyes OPEN, {arguments.open:.0f} s. Ctrl-C skips it: an older baseline stays.", flush=True)

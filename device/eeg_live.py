@@ -78,6 +78,11 @@ class LiveHeadset:
         self._told.__exit__()
 
     @property
+    def ended(self) -> bool:
+        """Whether Ctrl-C or SIGTERM came."""
+        return bool(self._told)
+
+    @property
     def state(self) -> str:
         return str(self._headset.state.value)
 

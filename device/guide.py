@@ -115,8 +115,11 @@ class Guide:
 
 
 @contextlib.contextmanager
-def spoken(settings: Settings, aloud: bool) -> Iterator[Callable[[str], None]]:
-    """A function that prints a recorded sentence and, `aloud`, speaks it to its end. A card that can't be used is told of once."""
+def spoken(settings: Settings, aloud: bool, over: Callable[[], bool] = lambda: False) -> Iterator[Callable[[str], None]]:
+    """A function that prints a recorded sentence and, `aloud`, speaks it to its end or until `over()`.
+
+    A card that can't be used is told of once.
+    """
     from device import sounds
     from device.audio import SoundLost, at_volume, open_audio
 
@@ -138,7 +141,7 @@ def spoken(settings: Settings, aloud: bool) -> Iterator[Callable[[str], None]]:
             if card is not None:
                 card.begin()
                 card.play(at_volume(recorded[name], settings.audio.volume))
-                while card.pending > 0 and card.alive():
+                while card.pending > 0 and card.alive() and not over():
                     time.sleep(LOOK)
 
         yield say

@@ -16,6 +16,7 @@ from device.config import load as settings_of
 from device.fake_cyton import FakeCyton
 from device.quiet import load
 from device.states import LIGHTS, State
+from device.voice.tone import ToneVoice
 
 pytestmark = pytest.mark.anyio
 PANEL = {"louder_pin": "BOARD18", "mute_pin": "BOARD22"}
@@ -82,7 +83,8 @@ async def test_without_a_signal_it_says_so_and_ends(
     assert "not plugged in" in lines(caplog, "baseline")[0]
 
 
-async def test_a_press_leaves_it_and_is_answered(tmp_path: Path, away: dict[str, str]) -> None:
+async def test_a_press_leaves_it_and_is_answered(tmp_path: Path, away: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guide, "PATIENCE", 0.0)  # whoever went on leading would speak into the turn
     async with bedside(tmp_path, [SPEECH], headset=away, panel=PANEL) as home:
         await ask(home)
         await until(lambda: home.card.pending > 0, "the sentence")
@@ -92,6 +94,11 @@ async def test_a_press_leaves_it_and_is_answered(tmp_path: Path, away: dict[str,
         (turn,) = home.memory.recent(5)
         assert turn.heard.text == SENTENCE
         assert home.seen.count(State.QUIET) == 1
+        reply = np.concatenate([frame for clause in ("That sounds hard.", "Tell me more.") for frame in ToneVoice().frames(clause)])
+        led, reached = heard(home)[len(SOUNDS["listening"]) : -len(reply)], heard(home)[-len(reply) :]
+        assert np.array_equal(reached, reply)
+        assert 0 < len(led) < len(SOUNDS["quiet_begin"])
+        assert np.array_equal(led, SOUNDS["quiet_begin"][: len(led)])  # cut off, and nothing else was said
 
 
 async def test_a_press_while_muted_leaves_it_and_says_why_nobody_listens(tmp_path: Path, away: dict[str, str]) -> None:
@@ -128,5 +135,9 @@ def test_a_command_speaks_the_same_sentences(monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(audio, "open_audio", lambda settings: card)
     with guide.spoken(settings_of(None, {}), aloud=True) as say:
         say("quiet_open")
-    assert np.array_equal(card.heard_by_patient, SOUNDS["quiet_open"])
+        whole = card.heard_by_patient
+    with guide.spoken(settings_of(None, {}), aloud=True, over=lambda: True) as say:
+        say("quiet_open")  # Ctrl-C came: not spoken to its end
+    assert np.array_equal(whole, SOUNDS["quiet_open"])
+    assert len(card.heard_by_patient) < 2 * len(whole)
     assert "one point in front of you" in capsys.readouterr().out
