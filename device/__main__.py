@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from device.config import Settings
+    pass
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,34 +86,11 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument("--precision", choices=["bf16", "int8", "int4"], default="int8", help="quantize: of the weights")
     models.add_argument("--out", metavar="DIR", help="quantize: the folder to write")
     models.add_argument("--config", metavar="FILE")
-    from device import audio_commands, eeg_commands
+    from device import audio_commands, bench_commands, eeg_commands
 
     audio_commands.add_parser(commands)
     eeg_commands.add_parser(commands)
-    bench = command("bench", _bench, "measure on this machine")
-    bench.add_argument(
-        "what",
-        choices=["turn", "score", "voice", "fidelity", "load", "consistency", "eeg"],
-        help="turn: latency; score: word errors of a demo's folder; voice: CSM's speed and memory; fidelity: what quantising loses; "
-        "load: button, loop and sound beside a voice that speaks without a pause; "
-        "consistency: does the voice stay itself through a long conversation; eeg: headset and estimate, on a fake Cyton and recordings",
-    )
-    bench.add_argument("--checkpoint", "--csm", default="", metavar="NAME", help="CSM, folder or hub name (consistency: or the settings')")
-    bench.add_argument("--shape", choices=["csm-1b"], help="voice, fidelity, load: without a checkpoint, with --random-weights")
-    bench.add_argument("--random-weights", action="store_true", help="voice, fidelity, load: the cost of the real ones, and noise")
-    bench.add_argument("--precisions", metavar="LIST", help="some of fp32,bf16,int8,int4; load, consistency: one")
-    bench.add_argument("--device", choices=["cpu", "cuda"], help="all but turn and score: default: the settings' own")
-    bench.add_argument("--demo", metavar="DIR", help="score: the folder that 'bedside demo --out DIR' wrote")
-    bench.add_argument("--transcripts", metavar="FILE.tsv", help="score: file and text of each clip, in the order of the turns")
-    bench.add_argument("--turns", type=int, metavar="N", help="turn: default 20; consistency: default 40")
-    bench.add_argument("--seed", type=int, default=0, metavar="N", help="consistency: of the replies and the sampling")
-    bench.add_argument("--out", metavar="DIR", help="consistency: keep what was said, a WAV for each turn")
-    bench.add_argument("--seconds", type=float, metavar="N", help="load: of each setting in each of two rounds; eeg: of long_run")
-    bench.add_argument("--parts", default="", metavar="LIST", help="eeg: some of what it measures, as 'unplug,cost'; none: all")
-    bench.add_argument("--peers", choices=["transformers"], help="voice: time transformers' own CSM in the same run (10 GB more)")
-    bench.add_argument("--picture", metavar="FILE", help="voice: draw the figures (.svg, .png)")
-    bench.add_argument("--json", metavar="FILE", help="write the figures there too")
-    bench.add_argument("--config", metavar="FILE")
+    bench_commands.add_parser(commands)
     return top
 
 
@@ -244,66 +221,6 @@ def _quantize(arguments: argparse.Namespace, device: str) -> None:
 
     quantise_to(arguments.names[0], arguments.precision, choose_device(device), Path(arguments.out), print)
     print(f"{arguments.out}: {arguments.precision}; name it in voice.csm_model")
-
-
-def _bench(arguments: argparse.Namespace) -> int:
-    from device.bench import bench_score, bench_turn
-
-    if arguments.what == "score":
-        if not (arguments.demo and arguments.transcripts):
-            raise OSError("bench score needs --demo DIR and --transcripts FILE.tsv")
-        return bench_score(_settings(arguments), Path(arguments.demo), Path(arguments.transcripts), arguments.json)
-    if arguments.what == "turn":
-        return bench_turn(_settings(arguments), 20 if arguments.turns is None else arguments.turns, arguments.json)
-    if arguments.what == "eeg":
-        from device.bench_eeg import bench_eeg
-
-        _settings(arguments, log={"level": "warning"})
-        return bench_eeg([part for part in arguments.parts.split(",") if part], arguments.json, arguments.seconds or 120)
-    return _bench_csm(arguments)
-
-
-def _bench_csm(arguments: argparse.Namespace) -> int:
-    if arguments.what != "consistency" and bool(arguments.checkpoint) == bool(arguments.shape and arguments.random_weights):
-        raise OSError(f"bench {arguments.what} needs either --checkpoint NAME or --shape csm-1b --random-weights")
-    known, settings = ["fp32", "bf16", "int8", "int4"], _settings(arguments)
-    usual = {"voice": "bf16,int8,int4", "fidelity": "int8,int4", "load": "int8", "consistency": ""}
-    precisions = (arguments.precisions or usual[arguments.what]).split(",")
-    if wrong := [precision for precision in precisions if precision and precision not in known]:
-        raise OSError(f"--precisions {wrong[0]!r} is not known; known are {', '.join(known)}")
-    if arguments.what == "load":
-        return _bench_load(arguments, settings, precisions)
-    if arguments.what == "consistency":
-        return _bench_consistency(arguments, settings, precisions)
-    from device.bench_voice import bench_fidelity, bench_voice
-    from device.voice.load import choose_device
-
-    device = choose_device(arguments.device or settings.voice.device)
-    if arguments.what == "voice":
-        return bench_voice(settings, arguments.checkpoint, device, precisions, arguments.json, bool(arguments.peers), arguments.picture)
-    return bench_fidelity(settings, arguments.checkpoint, device, precisions, arguments.json)
-
-
-def _bench_consistency(arguments: argparse.Namespace, settings: Settings, precisions: list[str]) -> int:
-    from device.bench_consistency import bench_consistency
-
-    turns = 40 if arguments.turns is None else arguments.turns
-    if len(precisions) > 1 or not 3 <= turns <= 1000:
-        raise OSError("bench consistency takes one of --precisions, and --turns from 3 to 1000")
-    voice = {"engine": "csm", "csm_model": arguments.checkpoint} if arguments.checkpoint else {}
-    voice |= {"precision": precisions[0]} if precisions[0] else {}
-    own = settings.model_copy(update={"voice": settings.voice.model_copy(update=voice)})
-    return bench_consistency(own, arguments.device or own.voice.device, turns, arguments.seed, arguments.out, arguments.json)
-
-
-def _bench_load(arguments: argparse.Namespace, settings: Settings, precisions: list[str]) -> int:
-    from device.bench_load import bench_load
-
-    seconds = 30 if arguments.seconds is None else arguments.seconds
-    if len(precisions) > 1 or not 1 <= seconds <= 3600:
-        raise OSError("bench load takes one of --precisions, and --seconds from 1 to 3600")
-    device = arguments.device or settings.voice.device
-    return bench_load(settings, arguments.checkpoint, device, precisions[0], seconds, arguments.json)
 
 
 if __name__ == "__main__":

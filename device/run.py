@@ -13,7 +13,7 @@ from pathlib import Path
 
 import anyio
 
-from device import sounds
+from device import safety_table, sounds
 from device.config import FIRMWARE, Settings, dump, make_socket_folder
 from device.logs import log
 from device.memory import Memory, MemoryFault
@@ -33,6 +33,7 @@ def open_memory(settings: Settings) -> Memory | None:
 def run(settings: Settings, config: str | None, with_voice: bool = False) -> int:
     """0 after SIGTERM or SIGINT. Raises PanelLost and the like when there is nothing to be a device with."""
     make_socket_folder(settings)
+    safety_table.shipped()  # read now: a table that can't be used is a fault to be seen, not a rule that stays silent
     from device.audio import open_audio
     from device.daemon import Companion
     from device.eeg import open_headset

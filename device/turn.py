@@ -58,6 +58,7 @@ class Alert:
     kind: str
     rule: str
     message: str
+    level: str = "high"
 
 
 @dataclass(frozen=True)

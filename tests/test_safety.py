@@ -9,36 +9,50 @@ from pathlib import Path
 import pytest
 
 from device.reply_rules import REPLY_RULES, SAFE_CLAUSE, check_reply
-from device.safety import RULES, check, plain
+from device.safety import MESSAGES, check, plain
+from device.safety_table import KINDS, Rule, SafetyTableError, read, shipped
+from device.slack import distance, near, sounds
 
+RULES = shipped().rules
 HEARS = [(rule, words) for rule in RULES for words in rule.hears]
 SPARES = [(rule, words) for rule in RULES for words in rule.spares]
 
 
 @pytest.mark.parametrize(("rule", "words"), HEARS, ids=lambda x: getattr(x, "name", x))
-def test_every_example_of_a_rule_fires(rule: object, words: str) -> None:
+def test_every_example_of_a_rule_fires(rule: Rule, words: str) -> None:
     """The kind decides what is played; an earlier rule of the same kind may be the one to match."""
     alert = check(words)
     assert alert is not None
-    assert alert.kind == rule.kind  # type: ignore[attr-defined]
+    assert alert.kind == rule.kind
 
 
 @pytest.mark.parametrize(("rule", "words"), SPARES, ids=lambda x: getattr(x, "name", x))
-def test_every_spared_example_is_spared(rule: object, words: str) -> None:
+def test_every_spared_example_is_spared(rule: Rule, words: str) -> None:
     assert check(words) is None
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: r.name)
-def test_every_rule_is_needed(rule: object) -> None:
-    """At least one of its examples is found by this rule and no earlier one."""
-    assert rule.name in {check(w).rule for w in rule.hears if check(w)}  # type: ignore[attr-defined, union-attr]
-    assert rule.spares  # type: ignore[attr-defined]
+def test_every_rule_is_needed(rule: Rule) -> None:
+    """At least one of its examples is found by this rule; without it, one would be missed or called less grave."""
+    assert rule.name in {alert.rule for words in rule.hears if (alert := check(words))}
 
 
-def test_names_are_unique_and_messages_follow_the_kind() -> None:
-    assert len({r.name for r in RULES}) == len(RULES)
-    said = {r.kind: check(r.hears[0]).message for r in RULES}  # type: ignore[union-attr]
-    assert said == {"suicide": "crisis", "self_harm": "crisis", "call_someone": "calling"}
+def test_every_kind_has_a_message_and_a_rule() -> None:
+    assert {rule.kind for rule in RULES} == set(KINDS) == set(MESSAGES)
+    assert {kind: MESSAGES[kind] for kind in ("suicide", "self_harm", "call_someone")} == {
+        "suicide": "crisis", "self_harm": "crisis", "call_someone": "calling",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "level"),
+    [("I wish I was dead", "low"), ("I think about killing myself", "moderate"), ("I've decided to kill myself tonight", "high"),
+     ("I wish I was dead and I have saved up my sleeping pills", "high"), ("my chest feels tight", "high")],
+)  # fmt: skip
+def test_the_gravest_rule_that_fires_gives_the_level(words: str, level: str) -> None:
+    alert = check(words)
+    assert alert is not None
+    assert alert.level == level
 
 
 @pytest.mark.parametrize(
@@ -71,7 +85,8 @@ def test_a_denial_an_idiom_or_another_person_hides_nothing(words: str) -> None:
 def test_a_person_is_called(words: str) -> None:
     alert = check(words)
     assert alert is not None
-    assert alert.message == "calling"
+    assert MESSAGES[alert.kind] == alert.message
+    assert alert.kind in ("medical", "call_someone")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +101,83 @@ def test_a_person_is_called(words: str) -> None:
 )  # fmt: skip
 def test_ordinary_talk_calls_nobody(words: str) -> None:
     assert check(words) is None
+
+
+@pytest.mark.parametrize(
+    ("heard", "kind"),
+    [("I want to kil myself", "suicide"), ("I keep thinking of sue a side", "suicide"), ("I want. To die.", "suicide"),
+     ("I want to end. My life", "suicide"), ("I took an over dose", "suicide"), ("I wanna hert myself", "self_harm"),
+     ("I've got chess pain", "medical"), ("I can not breeve", "medical"), ("a hart attack I think", "medical"),
+     ("get me an ambulence", "call_someone"), ("sh00t!ng my h3ad is quick", "suicide")],
+)  # fmt: skip
+def test_a_slip_of_the_recogniser_hides_nothing(heard: str, kind: str) -> None:
+    alert = check(heard)
+    assert alert is not None
+    assert alert.kind == kind
+
+
+@pytest.mark.parametrize(
+    "heard", ["I call myself lucky", "I can't bear the draught", "my left side is warm", "he hurt himself", "make myself tea"]
+)
+def test_what_only_sounds_alike_calls_nobody(heard: str) -> None:
+    assert check(heard) is None
+
+
+def test_slack_is_an_edit_or_a_sound_and_never_crosses_a_sentence() -> None:
+    assert distance("suicide", "sucide", 2) == 1
+    assert distance("suicied", "suicide", 2) == 1
+    assert distance("abcd", "wxyz", 2) == 3
+    assert sounds("suicide") == sounds("sueaside") != sounds("side")
+    assert near("a sue a side note", ("suicide",), frozenset()) == "a suicide note"
+    assert near("a sue . a side", ("suicide",), frozenset()) == "a sue . a side"
+    assert near("call myself", ("kill myself",), frozenset({"call myself"})) == "call myself"
+
+
+GOOD = """
+[words]
+hurt = ["hurt/harm*"]
+[rule.one]
+kind = "self_harm"
+level = "low"
+reason = "for the test"
+says = ["[hurt] ... (my own) self >"]
+hears = ["x"]
+spares = ["y"]
+"""
+
+
+def test_a_phrase_is_words_lists_gaps_and_ends(tmp_path: Path) -> None:
+    file = tmp_path / "safety.toml"
+    file.write_text(GOOD)
+    table = read(file)
+    for heard in ("I harmed self", "they hurt once or twice my own self", "hurt self."):
+        assert check(heard, table) is not None, heard
+    for heard in ("hurt one two three four five self", "hurt self again", "it does hurt a bit now. Nothing else but self", "shurt self"):
+        assert check(heard, table) is None, heard
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "told"),
+    [
+        ("[hurt] ...", "[harm] ...", r"rule 'one', says: .*no list of words is called \[harm\]"),
+        ('kind = "self_harm"', 'kind = "sadness"', r"rule 'one': kind = 'sadness': it must be one of suicide, "),
+        ('level = "low"', 'level = "grave"', r"level = 'grave'.*low, moderate, high"),
+        ('hears = ["x"]', "hears = []", r"rule 'one' has no 'hears'"),
+        ('hears = ["x"]', 'hear = ["x"]', r"unknown key 'hear'; known are "),
+        ("(my own) self >", "(self)", r"every word of it may be missing"),
+        ("(my own) self >", "sel(f", r"'sel\(f' is no word"),
+        ("[words]", "[words", r"safety\.toml: .*restore it from the release"),
+        (GOOD[GOOD.index("[rule") :], "", r"it has no rule"),
+    ],
+)  # fmt: skip
+def test_a_table_that_would_leave_a_rule_silent_is_refused(tmp_path: Path, was: str, becomes: str, told: str) -> None:
+    file = tmp_path / "safety.toml"
+    if "(self)" in becomes:
+        was = "[hurt] ... (my own) self >"
+    assert was in GOOD
+    file.write_text(GOOD.replace(was, becomes))
+    with pytest.raises(SafetyTableError, match=told):
+        read(file)
 
 
 def test_plain_opens_contractions_and_keeps_self_harm_apart_from_myself() -> None:
