@@ -110,7 +110,8 @@ class Listen(Section):
 class Words(Section):
     model: str = Field("bank", description="bank: the reviewed reply bank; else a chat model, hub name or folder")
     max_words: int = Field(60, ge=5, le=200, description="longest reply in words")
-    late_seconds: float = Field(4.0, gt=0, description="after this the reply bank answers in the chat model's place")
+    late_seconds: float = Field(4.0, gt=0, description="no first clause by then: the reply bank answers in the chat model's place")
+    prompt_tokens: int = Field(1024, ge=256, le=32768, description="longest prompt: persona, what is remembered, the last turns")
 
 
 class Memory(Section):

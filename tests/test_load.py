@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,29 @@ def test_a_chat_model_writes_in_its_own_words(models_folder: Path, model: Path) 
     assert said.strip()
     assert said not in BANK
     assert "".join(pen.plan(REQUEST, bank=True)) in BANK
+
+
+def test_a_chat_model_that_writes_no_sentence_is_late(models_folder: Path, model: Path) -> None:
+    """One that only makes tokens without text, or never ends its first clause, gives way in the time it has."""
+    pen = writer(models_folder, model=str(model), late_seconds=0.5, max_words=200)
+    for piece in ("", "word "):
+        pen._chat.stream = lambda *_, piece=piece: (time.sleep(0.01) or piece for _ in range(10_000))  # type: ignore[union-attr]
+        began = time.monotonic()
+        assert "".join(pen.plan(REQUEST, bank=False)) in BANK
+        assert time.monotonic() - began < 20
+
+
+def test_the_prompt_fits_the_budget_and_the_model(models_folder: Path, model: Path) -> None:
+    """The tiny model's tokens are bytes: the turns that don't fit are left out, what is remembered is told."""
+    pen = writer(models_folder, model=str(model), late_seconds=60, max_words=20, prompt_tokens=1500)
+    asked: list[list[dict[str, str]]] = []
+    pen._chat.stream = lambda prompt, words: asked.append(prompt) or iter(["Yes. "])  # type: ignore[union-attr]
+    before = [[f"{n} " * 80, "Oh."] for n in range(6)]
+    told = "".join(pen.plan({**REQUEST, "before": before, "remembered": ["Her cat is Tom."]}, bank=False))
+    assert told == "Yes. "
+    assert "Her cat is Tom." in asked[0][0]["content"]
+    assert 0 < len(asked[0]) - 2 < 12
+    assert pen._chat.count("".join(m["content"] for m in asked[0])) <= 1500 + 40  # type: ignore[union-attr]
 
 
 def test_a_chat_model_that_is_late_gives_way_to_the_bank(models_folder: Path, model: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device.planner import clauses, messages, part_heard
+from device.planner import begun, clauses, messages, part_heard, steady
 
 TEXT = st.text(alphabet="ab .,;:!?…—–\"')\n", max_size=80)
 
@@ -21,6 +21,8 @@ TEXT = st.text(alphabet="ab .,;:!?…—–\"')\n", max_size=80)
         ('She said "stop." Then she left', ['She said "stop.', "Then she left"]),
         ("It was 3.5 degrees. Cold!", ["It was 3.5 degrees.", "Cold!"]),
         ("no end at all", ["no end at all"]),
+        ("Dr. Smith came, e.g. today. Good.", ["Dr. Smith came, e.g. today.", "Good."]),
+        ("Two things:\n1. Rest\n2. Tea", ["Two things:\n1. Rest", "2. Tea"]),
         ("  \n ", []),
     ],
 )
@@ -87,3 +89,49 @@ def test_the_prompt_holds_the_last_six_turns_and_the_persona() -> None:
     assert [m["content"] for m in prompt[1:3]] == ["q2", "a2"]
     assert prompt[-1] == {"role": "user", "content": "hello"}
     assert len(prompt) == 14
+
+
+def test_a_prompt_keeps_to_its_budget_and_the_newest_turns() -> None:
+    """Words are tokens here. Persona and affect always; a quarter for what is remembered; then turns, newest first."""
+    turns = [(f"question number {n}", f"answer number {n}") for n in range(6)]
+    remembered = ["Her daughter is Anna.", "She likes the garden.", "x " * 30]
+
+    def prompt(budget: int, heard: str = "hello") -> list[dict[str, str]]:
+        return messages("Be kind.", turns, heard, "Calm.", remembered, lambda text: len(text.split()), budget)
+
+    whole = prompt(1000)
+    assert len(whole) == 14
+    assert whole[0]["content"].startswith("Be kind. Calm.\nWhat you remember of this patient:\nHer daughter is Anna.\nShe likes")
+    small = prompt(40)
+    assert "Anna" in small[0]["content"]
+    assert "x x" not in small[0]["content"]
+    assert [m["content"] for m in small[1:]] == [text for turn in turns[-4:] for text in turn] + ["hello"]
+    assert prompt(5)[0]["content"] == "Be kind. Calm."
+    assert len(prompt(5)) == 2
+    long = prompt(40, " ".join(str(n) for n in range(500)))[-1]["content"].split()
+    assert 10 < len(long) <= 20
+    assert long[-1] == "499"
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("I hear you. Tell me more. I hear you. Tell me more. I hear", "I hear you. Tell me more."),
+        ("Oh, no no no no no no no no", ""),
+        ("That is hard. and so and so and so and so on", "That is hard."),
+        ("No, no, no. It was hard, very hard.", "No, no, no. It was hard, very hard."),
+        ("Companion: I hear you. Patient: I am sad. Companion: Oh.", "I hear you."),
+        ("**Assistant:** Hello.", "Hello."),
+        ("User: what?", ""),
+        ("*** \n --- \n Hello.", "Hello."),
+        ("", ""),
+    ],
+)
+def test_a_reply_ends_before_it_runs_in_a_circle_or_speaks_for_the_patient(written: str, spoken: str) -> None:
+    assert " ".join(steady(clauses(written))) == spoken
+
+
+def test_a_reply_has_begun_with_its_first_clause() -> None:
+    assert not begun("That sounds as if it was")
+    assert begun("That sounds hard.")
+    assert begun("When you woke up this morning, were")

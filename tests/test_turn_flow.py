@@ -302,6 +302,28 @@ async def test_the_bank_answers_when_the_chat_model_says_nothing(tmp_path: Path)
     assert [bank for _, bank in pen.asked] == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("**Hello** (again). It is 10:30.", ["Hello, again.", "It is ten thirty."]),
+        ("- \n***\n", ["What helped before?"]),  # markup alone
+        ("no no no no no no no no", ["What helped before?"]),  # runs in a circle
+        ("Patient: I am sad.", ["What helped before?"]),  # writes the patient's lines
+        ("Have 5 tablets.", ["What helped before?"]),  # forbidden as written
+        ("I hear you. I hear you. I hear you.", ["I hear you."]),
+    ],
+)
+async def test_what_a_chat_model_writes_is_spoken_in_words_or_the_bank_answers(tmp_path: Path, written: str, said: list[str]) -> None:
+    throat, pen = SpokenTexts(), AskedPen(written, name="chat", from_bank="What helped before?")
+    async with bedside(tmp_path, [SPEECH], pen=pen, throat=throat) as home:
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        assert home.memory.recent(1)[0].reply == " ".join(said)
+    assert throat.texts == said
+    assert home.seen == WHOLE_TURN
+
+
 async def test_the_voice_is_told_which_words_of_each_clause_were_heard(tmp_path: Path) -> None:
     throat = SpokenTexts()
     async with bedside(tmp_path, [SPEECH, SPEECH], throat=throat, replies=(LONG, REPLY)) as home:

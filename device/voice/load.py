@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from device import models, sounds
 from device.config import FIRMWARE, ConfigError, Settings
 from device.logs import log
-from device.planner import messages
+from device.planner import begun, messages
+from device.spoken import spoken
 from device.voice.server import Ears, Pen, Throat
 
 if TYPE_CHECKING:
@@ -50,17 +51,22 @@ class Writer:
 
     def _from_bank(self, heard: str, before: list[tuple[str, str]], avoid: list[str]) -> str:
         """`avoid` holds what was said; a barge-in may have cut it, so its beginning is enough."""
-        said = [reply.says for start in avoid if start for reply in self._bank.replies if reply.says.startswith(start)]
+        said = [reply.says for start in avoid if start for reply in self._bank.replies if spoken(reply.says).startswith(start)]
         return self._bank.reply(heard, [patient for patient, _ in before], said)
 
     def _chat_or_bank(self, request: dict[str, Any], before: list[tuple[str, str]]) -> Iterator[str]:
         assert self._chat is not None
         began, first = time.monotonic(), ""
-        stream = self._chat.stream(messages(self._persona.system, before, request["heard"], request["affect"]), self._settings.max_words)
+        chat, limits = self._chat, self._settings
+        budget = min(limits.prompt_tokens, chat.room(limits.max_words))
+        prompt = messages(
+            self._persona.system, before, request["heard"], request["affect"], request.get("remembered", ()), chat.count, budget
+        )
+        stream = chat.stream(prompt, limits.max_words)
         for piece in stream:
             # The first clause decides: once it is out, the chat model has the turn.
             first += piece
-            if len(first.split()) >= 6 or first.rstrip().endswith((".", "!", "?")):
+            if begun(first):
                 yield first
                 yield from stream
                 return

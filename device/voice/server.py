@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from device.beat import Beat, notify
 from device.logs import log
-from device.planner import clauses
+from device.planner import clauses, steady
 from device.turn import Heard
 from device.voice.link import Message, Pcm, VoiceLost, Wire
 from device.voice.pace import Pace, memory_gb
@@ -184,7 +184,7 @@ class Server:
         if self._unheard and message.fields.get("heard"):
             self._unheard = False
             self.throat.hear(message.fields["heard"])
-        yield from clauses(self.pen.plan(message.fields, bool(message.fields.get("bank"))))
+        yield from steady(clauses(self.pen.plan(message.fields, bool(message.fields.get("bank")))))
 
     def _plan_on(self, plan: Plan) -> bool:
         """One more clause of the plan; False when it is done, stopped or failed."""

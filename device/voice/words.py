@@ -187,10 +187,18 @@ class Chat:
         sentence comes as it is written, so that speech starts early, each later one when complete:
         so a sentence that would pass `max_words` is left out. Close the generator to stop the model.
         """
-        yield from measured(self._pieces(messages, 16 + 4 * max_words, seed), max_words)
+        yield from measured(self._pieces(messages, _tokens(max_words), seed), max_words)
+
+    def count(self, text: str) -> int:
+        """Tokens of `text`."""
+        return len(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def room(self, max_words: int) -> int:
+        """Tokens that a prompt may have beside a reply of `max_words`."""
+        return int(getattr(self.model.config, "max_position_embeddings", 1 << 20)) - _tokens(max_words)
 
     def _pieces(self, messages: list[dict[str, str]], tokens: int, seed: int | None) -> Iterator[str]:
-        """Text as it is sampled (temperature 0.7, top-p 0.9), at most `tokens` tokens of it."""
+        """Text as it is sampled (temperature 0.7, top-p 0.9), at most `tokens` tokens of it: nothing for a token without text."""
         import torch
 
         # An own loop, not TextIteratorStreamer: no thread is left running when the patient interrupts.
@@ -216,6 +224,8 @@ class Chat:
             if len(text) > told and not text.endswith("\ufffd"):  # half a character waits for the rest
                 yield text[told:]
                 told = len(text)
+            else:
+                yield ""  # so that whoever waits can look at the clock
 
     def prompt(self, messages: list[dict[str, str]]) -> str:
         """The model's own chat format; a plain transcript when its tokenizer has none."""
@@ -243,6 +253,10 @@ class Chat:
         return {int(t) for t in out if t is not None}
 
 
+def _tokens(max_words: int) -> int:
+    return 16 + 4 * max_words
+
+
 def _sample(logits: Any, generator: Any, temperature: float = 0.7, top_p: float = 0.9) -> Any:
     """One token [1, 1] from [1, vocabulary] logits, out of the nucleus of the 64 likeliest."""
     import torch
@@ -266,8 +280,7 @@ def measured(pieces: Iterable[str], max_words: int) -> Iterator[str]:
             return
         ended = bool(SENTENCE_END.search(text))
         if first or ended:
-            if len(text) > told:
-                yield text[told:]
+            yield text[told:]
             told, first = len(text), first and not ended
     if len(text) > told:
         yield text[told:]
