@@ -64,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     listen.add_argument("--json", action="store_true", help="text, confidence and seconds")
     listen.add_argument("--config", metavar="FILE")
 
+    chat = command("chat", _chat, "what the device would say to the lines that you type; nothing is kept, nobody is called")
+    chat.add_argument("--config", metavar="FILE")
+
     csm = command("csm", _csm, "the codes that CSM gives, to check them against another implementation")
     csm.add_argument("what", choices=["codes"])
     csm.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or hub name")
@@ -167,6 +170,12 @@ def _listen(arguments: argparse.Namespace) -> None:
         print(heard.text)
 
 
+def _chat(arguments: argparse.Namespace) -> int:
+    from device.chat import chat
+
+    return chat(_settings(arguments))
+
+
 def _csm(arguments: argparse.Namespace) -> None:
     import json
 
@@ -198,7 +207,7 @@ def _models(arguments: argparse.Namespace) -> int:
     if arguments.what == "quantize":
         _quantize(arguments, settings.voice.device)
     elif arguments.what == "list":
-        for line in models.listing(folder):
+        for line in [*models.listing(folder), models.words_line(settings.words.model)]:
             print(line)
     elif arguments.what == "fetch":
         for name in arguments.names or list(models.TABLE):

@@ -16,8 +16,9 @@ def add_parser(commands: Any) -> None:
     bench = commands.add_parser("bench", help=text, description=text)
     bench.add_argument(
         "what",
-        choices=["turn", "score", "voice", "fidelity", "load", "consistency", "eeg", "safety"],
-        help="turn: latency; score: word errors of a demo's folder; voice: CSM's speed and memory; fidelity: what quantising loses; "
+        choices=["turn", "score", "planner", "voice", "fidelity", "load", "consistency", "eeg", "safety"],
+        help="turn: latency; score: word errors of a demo's folder; planner: how soon words are there; "
+        "voice: CSM's speed and memory; fidelity: what quantising loses; "
         "load: button, loop and sound beside a voice that speaks without a pause; "
         "consistency: does the voice stay itself through a long conversation; eeg: headset and estimate, on a fake Cyton and recordings; "
         "safety: what the safety rules catch and mistake in FILE.tsv",
@@ -31,7 +32,7 @@ def add_parser(commands: Any) -> None:
     bench.add_argument("--device", choices=["cpu", "cuda"], help="all but turn and score: default: the settings' own")
     bench.add_argument("--demo", metavar="DIR", help="score: the folder that 'bedside demo --out DIR' wrote")
     bench.add_argument("--transcripts", metavar="FILE.tsv", help="score: file and text of each clip, in the order of the turns")
-    bench.add_argument("--turns", type=int, metavar="N", help="turn: default 20; consistency: default 40")
+    bench.add_argument("--turns", type=int, metavar="N", help="turn: default 20; planner: default 30; consistency: default 40")
     bench.add_argument("--seed", type=int, default=0, metavar="N", help="consistency: of the replies and the sampling")
     bench.add_argument("--out", metavar="DIR", help="consistency: keep what was said, a WAV for each turn")
     bench.add_argument("--seconds", type=float, metavar="N", help="load: of each setting in each of two rounds; eeg: of long_run")
@@ -66,6 +67,10 @@ def _bench(arguments: argparse.Namespace) -> int:
         return bench_score(_settings(arguments), Path(arguments.demo), Path(arguments.transcripts), arguments.json)
     if arguments.what == "turn":
         return bench_turn(_settings(arguments), 20 if arguments.turns is None else arguments.turns, arguments.json)
+    if arguments.what == "planner":
+        from device.bench_planner import bench_planner
+
+        return bench_planner(_settings(arguments, log={"level": "warning"}), arguments.turns or 30, arguments.json)
     if arguments.what == "eeg":
         from device.bench_eeg import bench_eeg
 

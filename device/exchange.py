@@ -13,8 +13,7 @@ import anyio
 from device import safety
 from device.conditioning import conditioning
 from device.planner import REMEMBERED, part_heard
-from device.reply_rules import SAFE_CLAUSE, check_reply
-from device.spoken import spoken
+from device.reply_rules import SAFE_CLAUSE, allowed
 from device.states import Event
 from device.turn import FRAME, VOICE_RATE, Alert, Heard, Turn
 from device.voice.link import Message, Voice, VoiceLost
@@ -128,7 +127,7 @@ class Exchange:
                 continue  # of a plan that was given up
             elif message.kind == "planned" and (self._clauses or number or not chat):
                 planned = True
-            elif message.kind == "clause" and (clause := _allowed(message.fields["text"])) is not None:
+            elif message.kind == "clause" and (clause := allowed(message.fields["text"])) is not None:
                 if clause:
                     await self._speak(clause)
             elif chat and number == 0:
@@ -219,9 +218,3 @@ class Exchange:
             states=tuple((round(t - self._pressed, 3), name) for t, name in self._history),
             latency=self.latency,
         )
-
-
-def _allowed(clause: str) -> str | None:
-    """The clause as it is spoken, nothing where it was markup alone; None where it must not be said, as written or as spoken."""
-    said = spoken(clause)
-    return said if check_reply(clause) == clause and check_reply(said) == said else None

@@ -5,9 +5,11 @@ It knows nothing of running them and imports no code of the packages: only data 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -180,6 +182,32 @@ def listing(folder: Path) -> list[str]:
         packages = ", ".join(f"{p.name} {p.version}" for p in model.packages)
         out.append(f"{name:<14}{here:<13}{model.purpose} ({model.licence}, {model.megabytes} MB; {packages})")
     return out
+
+
+def words_line(model: str) -> str:
+    """The line of the language model that `words.model` names, with its licence."""
+    if model == "bank":
+        return f"{'words':<14}{'here':<13}bank: the replies of firmware_config/replies.toml (written for this project); no language model"
+    return f"{'words':<14}{'here' if Path(model).expanduser().exists() else 'from the hub':<13}{model} ({words_licence(model)})"
+
+
+def words_licence(model: str) -> str:
+    """What a chat model's card names as its licence: the README.md beside it, or what the hub's cache or the hub itself has of it."""
+    folder = Path(model).expanduser()
+    if folder.suffix == ".gguf":
+        folder = folder.parent
+    if folder.is_dir():
+        card, where = folder / "README.md", f"no licence in {folder}/README.md: look where it came from"
+    else:
+        from huggingface_hub import hf_hub_download
+
+        card, where = None, f"licence not known here: see https://huggingface.co/{model}"
+        with contextlib.suppress(Exception):  # offline, gated, mistyped, a proxy's page: each means that it is not known here
+            card = Path(hf_hub_download(model, "README.md"))
+    text = card.read_text(encoding="utf-8", errors="replace") if card is not None and card.is_file() else ""
+    front = re.match(r"---\n(.*?)\n---", text, re.S)
+    named = dict(re.findall(r"^(license|license_name): *[\"']?([^\s\"']+)", front[1], re.M)) if front else {}
+    return named.get("license_name") or named.get("license") or where
 
 
 def download(package: Package, into: Path) -> Path:

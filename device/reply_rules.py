@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from device.safety import plain
+from device.spoken import spoken
 
 SAFE_CLAUSE = "I am here, and I am listening."
 _ASK = "That is a question for your nurse or doctor."
@@ -61,3 +62,9 @@ def check_reply(clause: str) -> str:
         if pattern.search(words):
             return instead
     return clause
+
+
+def allowed(clause: str) -> str | None:
+    """The clause as it is spoken, "" where it is markup alone; None where it must not be said, as written or as spoken."""
+    said = spoken(clause)
+    return said if check_reply(clause) == clause and check_reply(said) == said else None

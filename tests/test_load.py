@@ -35,6 +35,15 @@ def test_the_bank_never_says_what_it_has_begun_to_say(models_folder: Path) -> No
     assert again in BANK - {first}
 
 
+def test_a_reply_with_quotes_is_known_again_by_what_was_spoken(models_folder: Path) -> None:
+    """Quotes are not spoken, so what the companion remembers of the reply has none."""
+    (quoted, *_) = [reply for reply in load_replies(FIRMWARE / "replies.toml") if '"what if"' in reply.says]
+    pen = writer(models_folder)
+    heard = {**REQUEST, "heard": quoted.hears[0]}
+    assert "".join(pen.plan(heard, bank=True)) == quoted.says
+    assert "".join(pen.plan({**heard, "avoid": [quoted.says.replace('"', "")[:80]]}, bank=True)) != quoted.says
+
+
 def test_a_chat_model_writes_in_its_own_words(models_folder: Path, model: Path) -> None:
     pen = writer(models_folder, model=str(model), late_seconds=60, max_words=20)
     assert pen.name == str(model)

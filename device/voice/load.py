@@ -28,6 +28,7 @@ class Writer:
 
         status("loading the reply bank")
         self._bank = words.Bank(FIRMWARE / "replies.toml", models.path("minilm", folder), threads=settings.voice.threads)
+        self._aloud = {reply.says: spoken(reply.says) for reply in self._bank.replies}  # here, not while a patient waits
         self._persona = words.load_persona(FIRMWARE / "persona.toml")
         self._settings = settings.words
         self._chat: words.Chat | None = None
@@ -41,6 +42,11 @@ class Writer:
                 self.stand_in = f"The reply bank stands in for the chat model. {error}"
         self.name = settings.words.model if self._chat else "bank"
 
+    @property
+    def count(self) -> Callable[[str], int] | None:
+        """Tells the chat model's tokens of a text; None for the bank."""
+        return self._chat.count if self._chat else None
+
     def plan(self, request: dict[str, Any], bank: bool) -> Iterator[str]:
         """Text pieces of the reply. A chat model that is late gives way to the bank before it has spoken."""
         before = [tuple(pair) for pair in request["before"]]
@@ -51,7 +57,7 @@ class Writer:
 
     def _from_bank(self, heard: str, before: list[tuple[str, str]], avoid: list[str]) -> str:
         """`avoid` holds what was said; a barge-in may have cut it, so its beginning is enough."""
-        said = [reply.says for start in avoid if start for reply in self._bank.replies if spoken(reply.says).startswith(start)]
+        said = [says for start in avoid if start for says, aloud in self._aloud.items() if aloud.startswith(start)]
         return self._bank.reply(heard, [patient for patient, _ in before], said)
 
     def _chat_or_bank(self, request: dict[str, Any], before: list[tuple[str, str]]) -> Iterator[str]:
