@@ -176,7 +176,7 @@ def test_a_window_does_not_span_a_gap(
 
 def test_blocks_that_nobody_asked_for_are_a_gap(opened: Callable[..., Headset], monkeypatch: pytest.MonkeyPatch) -> None:
     """The deque is bounded: a consumer that comes late is told that it missed some."""
-    monkeypatch.setattr(eeg, "KEEP_SECONDS", 0.25)
+    monkeypatch.setattr(eeg, "KEEP_SECONDS", 0.5)
     headset = opened(board="synthetic", port="")
     until(lambda: headset.samples_seen > 200)
     late = headset.blocks()
