@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from home import LONG, REPLY, SENTENCE, SILENCE, SOUNDS, SPEECH, AskedPen, becomes, bedside, ends_with, heard, lines, press, until
+from peers import LevelEars
 
 from device.planner import clauses
 from device.reply_rules import SAFE_CLAUSE
 from device.states import LIGHTS, STAND_IN, TIMEOUTS, Event, State
-from device.turn import MIC_RATE, Affect
+from device.turn import MIC_RATE, Affect, Heard
 from device.voice.tone import ToneVoice
 
 pytestmark = pytest.mark.anyio
@@ -150,6 +151,48 @@ async def test_silence_is_asked_to_say_it_again(tmp_path: Path) -> None:
         assert np.array_equal(heard(home), SOUNDS["again"])
         assert home.memory.recent(5) == []
     assert home.pen.asked == []
+
+
+class Hears(LevelEars):
+    """As sure as it is told to be."""
+
+    def __init__(self, sentence: str, confidence: float) -> None:
+        super().__init__(sentence)
+        self.confidence = confidence
+
+    def finish(self) -> Heard:
+        return replace(super().finish(), confidence=self.confidence)
+
+
+async def test_garbled_speech_is_asked_for_again_and_answered_when_it_is_clear(tmp_path: Path) -> None:
+    """Nobody answers what may not have been said; a crisis in it is not lost for that (the rules read it first)."""
+    ears = Hears("Zorp flim the gantle", 0.1)
+    async with bedside(tmp_path, [SPEECH, SPEECH, SPEECH], ears=ears) as home:
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        assert np.array_equal(heard(home), SOUNDS["again"])
+        assert (home.memory.recent(5), home.pen.asked) == ([], [])
+        ears.sentence, ears.confidence = SENTENCE, 0.9
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        assert [turn.reply for turn in home.memory.recent(5)] == [REPLY]
+        ears.sentence, ears.confidence = "I want to kill myself", 0.1
+        await press(home)
+        await becomes(home, State.ALERTING)
+
+
+@pytest.mark.parametrize("sentence", ["Ich konnte heute Nacht nicht schlafen.", "昨夜は眠れませんでした。", "and then " * 400])
+async def test_another_language_and_a_minutes_speech_are_answered_and_kept_whole(tmp_path: Path, sentence: str) -> None:
+    async with bedside(tmp_path, [SPEECH], sentence=sentence) as home:
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        (turn,) = home.memory.recent(5)
+    assert (turn.heard.text, turn.reply) == (sentence, REPLY)
+    assert home.pen.asked == [(sentence, False)]
+    assert home.seen == WHOLE_TURN
 
 
 async def test_a_short_silent_press_stays_quiet(tmp_path: Path) -> None:
