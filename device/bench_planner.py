@@ -51,7 +51,7 @@ def bench_planner(settings: Settings, turns: int, report: str | None) -> int:
     for name, value in figures.items():
         if name not in ("words", "turns"):
             shown = f"p50 {value['p50']:.3f}   p95 {value['p95']:.3f}" if isinstance(value, dict) else value
-            print(f"{name.replace('_', ' '):<18}{shown}")
+            print(f"{name.replace('_', ' '):<22}{shown}")
     if report:
         Path(report).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0 if pen.name == settings.words.model else 1
