@@ -26,7 +26,7 @@ from lively_csm import lively, logits, their_logits  # noqa: E402
 from device.training import alphabet, export, small  # noqa: E402
 from device.training.dialogues import Deck, Mixer, Utterance, batch, cut, learnable, sequence  # noqa: E402
 from device.training.forward import gaze, rows, through  # noqa: E402
-from device.training.lesson import Lesson  # noqa: E402
+from device.training.lesson import Lesson, Losses  # noqa: E402
 from device.training.loop import BEST, LOG, STATE, Loop, Plan, learning, restore, validation  # noqa: E402
 from device.turn import FRAME  # noqa: E402
 from device.voice.build import build  # noqa: E402
@@ -177,6 +177,13 @@ def test_a_share_of_the_frames_teaches_the_depth_decoder_and_each_end(said: list
     monkeypatch.setattr(lesson, "frame_logits", lambda csm, hidden, codes, remember: (taught.append(codes), real(csm, hidden, codes))[1])
     Lesson(lively(TINY), share=1e-9)(batch([said]))
     assert [codes.tolist() for codes in taught] == [[[0] * BOOKS] * 2]
+
+
+def test_each_codebook_counts_as_it_is_told() -> None:
+    losses = Losses(torch.tensor(1.0), torch.tensor([2.0, 4.0, 8.0]), torch.tensor(3.0))
+    csm = lively(TINY)
+    assert Lesson(csm).total(losses).item() == pytest.approx(1 + 14 / 3)
+    assert Lesson(csm, fall=0.5, show=0.1).total(losses).item() == pytest.approx(1 + 2 + 2 + 2 + 0.3)
 
 
 def test_noise_changes_what_is_heard_but_not_what_is_learnt(said: list[Utterance]) -> None:

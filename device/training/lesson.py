@@ -35,9 +35,12 @@ class Lesson(nn.Module):
     (after guided attention, arXiv 1710.08969). A model may find that out by itself; on two cores nobody has seen it happen.
     """
 
-    def __init__(self, csm: Csm, share: float = 1 / 16, noise: float = 0.0, remember: bool = True, show: float = 0.0) -> None:
+    def __init__(
+        self, csm: Csm, share: float = 1 / 16, noise: float = 0.0, remember: bool = True, show: float = 0.0, fall: float | None = None
+    ) -> None:
+        """`fall`: each codebook counts so much of the one before it, codebook 1 as much as 0; None: all but 0 together as much as 0."""
         super().__init__()
-        self.csm, self.share, self.noise, self.remember, self.show = csm, share, noise, remember, show
+        self.csm, self.share, self.noise, self.remember, self.show, self.fall = csm, share, noise, remember, show, fall
 
     def forward(self, batch: Batch) -> Losses:
         codes = self._disturbed(batch.codes) if self.training and self.noise else batch.codes
@@ -59,7 +62,9 @@ class Lesson(nn.Module):
 
     def total(self, losses: Losses) -> Tensor:
         """What is to become less."""
-        return losses.first + losses.rest.mean() + self.show * losses.looks
+        rest = losses.rest
+        others = rest.mean() if self.fall is None else (rest * self.fall ** torch.arange(len(rest), device=rest.device)).sum()
+        return losses.first + others + self.show * losses.looks
 
     @staticmethod
     def _wanted(batch: Batch) -> Tensor:
