@@ -26,7 +26,7 @@ from device.voice.mimi import network
 from device.voice.tokens import Tokens
 
 SEED = 0
-CODEC_STEPS, CSM_STEPS, ENCODER_STEPS, DECODER_STEPS, CRITICS_FROM = 1200, 2800, 12_000, 9000, 2000
+CODEC_STEPS, CSM_STEPS, ENCODER_STEPS, DECODER_STEPS, CRITICS_FROM = 3000, 8000, 12_000, 16_000, 3000
 # (share of the steps from which, positions, sequences, noise). Short texts first, one before one sound; then whole sentences, then
 # conversations, less and less disturbed: what the model hears of itself is never quite what it was taught.
 LESSONS = (
