@@ -89,11 +89,12 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument("--precision", choices=["bf16", "int8", "int4"], default="int8", help="quantize: of the weights")
     models.add_argument("--out", metavar="DIR", help="quantize: the folder to write")
     models.add_argument("--config", metavar="FILE")
-    from device import audio_commands, bench_commands, eeg_commands
+    from device import audio_commands, bench_commands, eeg_commands, memory_commands
 
     audio_commands.add_parser(commands)
     eeg_commands.add_parser(commands)
     bench_commands.add_parser(commands)
+    memory_commands.add_parser(commands)
     return top
 
 
@@ -134,9 +135,8 @@ def _say(arguments: argparse.Namespace) -> None:
     from device.turn import VOICE_RATE
     from device.voice.load import choose_device, hush_libraries, load_throat
 
-    # What is tried out here is no part of a patient's conversation.
     engine = {"voice": {"engine": arguments.engine}} if arguments.engine else {}
-    settings = _settings(arguments, memory={"conversation": ""}, **engine)
+    settings = _settings(arguments, **engine)
     hush_libraries()
     throat, stand_in = load_throat(settings, choose_device(settings.voice.device), lambda text: None)
     if stand_in:

@@ -12,7 +12,6 @@ import json
 import logging
 import random
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -65,12 +64,10 @@ def bench_consistency(settings: Settings, device: str, turns: int, seed: int, ou
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
     replies: list[Reply] = []
-    with tempfile.TemporaryDirectory(prefix="bedside-consistency-") as folder, watched() as watch:
-        store = str(Path(folder) / "conversation.json")
-        own = settings.model_copy(update={"memory": settings.memory.model_copy(update={"conversation": store})})
-        voice = _voice(own, device, seed)
-        measures = Measures(own)
-        _head(own, voice, turns, seed)
+    with watched() as watch:
+        voice = _voice(settings, device, seed)
+        measures = Measures(settings)
+        _head(settings, voice, turns, seed)
         patients, says = _patients(), _says(turns, seed)
         restarts = [turns * (number + 1) // (RESTARTS + 1) for number in range(RESTARTS)]
         for turn in range(1, turns + 1):
@@ -82,17 +79,19 @@ def bench_consistency(settings: Settings, device: str, turns: int, seed: int, ou
             if out:
                 wavs.write(Path(out) / f"turn-{turn:03}.wav", pcm, VOICE_RATE)
             if turn in restarts:
-                told = len(watch.resumed)
+                told, history = len(watch.resumed), voice.history() if voice.name == "csm" else []
                 _close(voice)
                 del voice
                 gc.collect()
-                voice = _voice(own, device, seed + turn)
+                voice = _voice(settings, device, seed + turn)
+                if voice.name == "csm":
+                    voice.resume(history)
                 resumed = f"; segments that it resumed: {sum(watch.resumed[told:])}" if voice.name == "csm" else ""
                 print(f"      the voice was closed and built again{resumed}")
         _close(voice)
     remembers = voice.name == "csm"
     figures = {
-        "voice": own.voice.csm_model if remembers else voice.name,
+        "voice": settings.voice.csm_model if remembers else voice.name,
         **{"precision": voice.precision, "device": device, "seed": seed, "remembers": remembers},
         **{"restarts": restarts, "resumed": watch.resumed, "forgot": watch.forgot},
         "turns": [asdict(reply) for reply in replies],

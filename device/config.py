@@ -115,10 +115,9 @@ class Words(Section):
 
 
 class Memory(Section):
-    file: Local = Field("~/.local/state/bedside/memory.db", description="SQLite database of the turns")
-    conversation: Local = Field(
-        "~/.local/state/bedside/conversation.json", description="what CSM remembers, to go on after a restart; empty: nothing is kept"
-    )
+    file: Local = Field("~/.local/state/bedside/memory.db", description="what was said, encrypted (SQLCipher)")
+    key: Local = Field("~/.local/state/bedside/memory.key", description="its key, where systemd passes no credential memory-key")
+    retention_days: int = Field(90, ge=0, le=36500, description="turns that are older are erased; 0: never")
 
 
 class Models(Section):

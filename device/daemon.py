@@ -24,9 +24,10 @@ from device.eeg_feed import Feed
 from device.exchange import Exchange
 from device.guide import Guide
 from device.logs import log
-from device.memory import Memory, MemoryFault
+from device.memory import Memory
 from device.quiet import baseline_file
 from device.recording import Session
+from device.remembering import Remembering
 from device.states import TIMEOUTS, TRANSITIONS, Control, Event, State, light, step
 from device.turn import Affect, Alert, Turn
 from device.voice.link import Voice, VoiceLost
@@ -49,7 +50,8 @@ class Companion:
         watch: Callable[[str, Any], None] = lambda kind, value: None,
     ) -> None:
         self.settings, self.panel, self.audio, self.headset = settings, panel, audio, headset
-        self.memory, self.sounds, self.watch = memory, sounds, watch
+        self.sounds, self.watch = sounds, watch
+        self.remembering = Remembering(self, memory)
         self.recording = Session(settings.headset.record, settings.headset.board)
         self.feed = Feed(headset, settings.headset.board, baseline_file(settings))
         self.guide = Guide(self)
@@ -94,6 +96,7 @@ class Companion:
             async with anyio.create_task_group() as self._tasks:
                 for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time, edges.keep_night, edges.keep_headset):
                     self._tasks.start_soon(keep, self)
+                self._tasks.start_soon(self.remembering.keep)
                 while self._early:
                     self.post(self._early.popleft())
                 async for event in self._events:
@@ -167,7 +170,7 @@ class Companion:
         self.watch("state", (now, state))
 
     def show(self) -> None:
-        stand_in = bool(self.about and self.about.get("stand_in"))
+        stand_in = self.remembering.fault or bool(self.about and self.about.get("stand_in"))
         self.panel.show(light(self.state, stand_in, self.muted), self.night)
 
     def say(self, pcm: Any) -> None:
@@ -273,16 +276,11 @@ class Companion:
             await voice.send(kind, number, **fields)
 
     async def _store(self, exchange: Exchange) -> None:
-        """Durable before the next turn begins. A full disk must not silence the device."""
         turn = exchange.turn()
         if turn is None:
             return
         self.turns.append(turn)
-        try:
-            if self.memory is not None:  # it could not be opened, which the log says
-                await anyio.to_thread.run_sync(self.memory.add, turn)
-        except MemoryFault as error:
-            log("memory_fault", reason=error)
+        await self.remembering.store(exchange.number, turn)
         log("turn", number=len(self.turns), engine=turn.engine, **dict[str, Any](turn.latency))
         self.watch("turn", turn)
 

@@ -90,7 +90,7 @@ async def home(settings: Settings, card: Sound, watch: Callable[[str, Any], None
     holder: list[Companion] = []
     panel = open_panel(settings.panel, lambda event: holder[0].post(event))
     assert isinstance(panel, SimulatedPanel)
-    memory = Memory(Path(settings.memory.file))
+    memory = Memory(settings.memory.file, settings.memory.key)
     companion = Companion(settings, panel, card, open_headset(settings.headset), memory, sounds.load(FIRMWARE / "sounds"), watch)
     holder.append(companion)
     async with anyio.create_task_group() as tasks:
@@ -182,7 +182,7 @@ def simulated(settings: Settings, folder: Path, eeg: str) -> Settings:
             "headset": settings.headset.model_copy(update={"board": "playback" if eeg else "none", "file": eeg}),
             "voice": settings.voice.model_copy(update={"socket": str(folder / "voice.sock")}),
             "memory": settings.memory.model_copy(
-                update={"file": str(folder / "memory.db"), "conversation": str(folder / "conversation.json")}
+                update={"file": str(folder / "memory.db"), "key": str(folder / "memory.key")}
             ),
             "safety": settings.safety.model_copy(update={"call_log": str(folder / "calls.log")}),
             "log": settings.log.model_copy(update={"level": "warning"}),

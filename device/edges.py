@@ -6,7 +6,7 @@ They post events and touch no state: `states.py` decides what an event means.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -30,13 +30,21 @@ async def keep_voice(home: Companion) -> None:
     said = ""
     while True:
         voice: Voice | None = None
+        about: dict[str, Any] = {}
         try:
             voice = await Voice.connect(home.settings.voice.socket)
             async for message in voice.messages():
                 if message.kind == "busy":
                     raise VoiceLost(message.fields["text"])
                 said = ""
-                _hear_voice(home, voice, message)
+                if message.kind == "ready":
+                    about = message.fields
+                    if await home.remembering.resume(voice, about):
+                        continue  # it is ready once it knows what was said before
+                if message.kind in ("ready", "resumed"):
+                    _voice_ready(home, voice, about)
+                else:
+                    await _hear_voice(home, message)
         except VoiceLost as error:
             if home.voice is not None or str(error) != said:
                 log("voice_lost", reason=error)
@@ -52,12 +60,18 @@ async def keep_voice(home: Companion) -> None:
         await anyio.sleep(2 * LOOK)
 
 
-def _hear_voice(home: Companion, voice: Voice, message: Message) -> None:
-    if message.kind == "ready":
-        home.voice, home.about = voice, message.fields
-        if message.fields.get("stand_in"):
-            log("stand_in", voice=message.fields["engine"], reason=message.fields["stand_in"])
-            home.watch("stand_in", message.fields["stand_in"])
+def _voice_ready(home: Companion, voice: Voice, about: dict[str, Any]) -> None:
+    if home.voice is None and about.get("stand_in"):
+        log("stand_in", voice=about["engine"], reason=about["stand_in"])
+        home.watch("stand_in", about["stand_in"])
+    home.voice, home.about = voice, about
+
+
+async def _hear_voice(home: Companion, message: Message) -> None:
+    if message.kind == "kept":
+        home.remembering.kept(message)
+    elif message.kind == "summary":
+        await home.remembering.summarised(message)
     elif message.kind == "status":
         home.watch("status", message.fields["text"])
         notify(f"STATUS={message.fields['text']}")

@@ -6,6 +6,7 @@ It lives as long as its turn. What was really said and heard of it is asked with
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -73,7 +74,11 @@ class Exchange:
         self.heard = heard
         if self.affect.reason:
             self.affect = self._home.affect()
-        await self._answer(heard)
+        answer = await self._home.remembering.answer(heard.text)
+        if answer is not None and answer.sound:  # "forget that": of the wish itself nothing is kept either
+            self.heard = None
+            return await self._say_recorded(answer.sound)
+        await self._answer(heard, answer.clauses if answer is not None else ())
         if "release_to_first_audio" not in self.latency:
             return await self._say_again()  # a plan without a word that can be spoken
         return Event.SPOKEN
@@ -100,19 +105,25 @@ class Exchange:
         return Heard(message.fields["text"], message.fields["seconds"], message.fields["confidence"])
 
     async def _say_again(self) -> Event:
+        return await self._say_recorded("again")
+
+    async def _say_recorded(self, name: str) -> Event:
         self._home.audio.begin()
-        self._home.say(self._home.sounds["again"])
+        self._home.say(self._home.sounds[name])
         self._home.post(Event.FIRST_AUDIO)
         await self._drain()
         return Event.SPOKEN
 
-    async def _answer(self, heard: Heard) -> None:
-        """Plan, check and speak, clause by clause, until the speaker has drained."""
+    async def _answer(self, heard: Heard, known: Sequence[str] = ()) -> None:
+        """Plan, check and speak, clause by clause, until the speaker has drained. `known`: clauses that need no plan."""
         home, number = self._home, 0
-        await self._plan(heard, number, bank=False)
+        if not known:
+            await self._plan(heard, number, bank=False)
         home.said.append("")
         home.audio.begin()
-        planned, chat = False, self._about["words"] != "bank"
+        for part in known:
+            await self._speak(allowed(part) or SAFE_CLAUSE)
+        planned, chat = bool(known), self._about["words"] != "bank"
         while not (planned and self._spoken == len(self._clauses)):
             message = await self._next("clause", "planned", "audio", "spoken")
             if message.kind == "audio":
@@ -140,6 +151,7 @@ class Exchange:
 
     async def _plan(self, heard: Heard, number: int, bank: bool) -> None:
         before = self._home.turns[-REMEMBERED:]
+        chat = self._about["words"] != "bank" and not bank
         await self._voice.send(
             "plan",
             self.number,
@@ -149,6 +161,7 @@ class Exchange:
             before=[[turn.heard.text, turn.reply] for turn in before],
             avoid=[reply[:BEGINNING] for reply in self._home.said[-AVOIDED:]],
             affect=conditioning(self.affect)[0],
+            remembered=await self._home.remembering.lines(heard.text) if chat else [],
         )
 
     async def _speak(self, clause: str) -> None:

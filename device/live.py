@@ -41,7 +41,7 @@ async def _live(settings: Settings) -> None:
     holder: list[Companion] = []
     panel = open_panel(settings.panel, lambda event: holder[0].post(event))
     assert isinstance(panel, SimulatedPanel)
-    memory = Memory(Path(settings.memory.file))
+    memory = Memory(settings.memory.file, settings.memory.key)
     headset = open_headset(settings.headset)
     holder.append(Companion(settings, panel, open_audio(settings.audio), headset, memory, sounds.load(FIRMWARE / "sounds"), Story().watch))
     before = termios.tcgetattr(sys.stdin)

@@ -89,6 +89,16 @@ def steady(written: Iterable[str]) -> Iterator[str]:
         yield clause
 
 
+def to_sum_up(said: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """The prompt for a summary of a session of (heard, reply) pairs."""
+    talk = "\n".join(f"Patient: {heard}\nCompanion: {reply}" for heard, reply in said)
+    system = (
+        "You keep notes for a bedside companion. Sum up what the patient told in this conversation in two short plain sentences, "
+        "in the third person: who and what matters to them, what they worry about, what helped. Add nothing that was not said."
+    )
+    return [{"role": "system", "content": system}, {"role": "user", "content": talk}]
+
+
 def clauses(pieces: Iterable[str]) -> Iterator[str]:
     """Streamed text cut into speakable clauses, each as soon as it is complete."""
     text = ""

@@ -22,11 +22,11 @@ NICE = 5  # of the voice process, here and in its unit; `bedside bench load` mea
 
 
 def open_memory(settings: Settings) -> Memory | None:
-    """The memory on disk. Where that can't be opened the device still answers, and says so in the log."""
+    """The memory on disk. Where that can't be opened the device still answers, says so with its light, and tries again."""
     try:
-        return Memory(settings.memory.file)
+        return Memory(settings.memory.file, settings.memory.key)
     except MemoryFault as error:
-        log("memory_fault", reason=error, consequence="this session is not remembered")
+        log("memory_fault", reason=error, consequence="nothing is on the disk until it opens")
         return None
 
 

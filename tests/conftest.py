@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import resource
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,17 @@ def pulse() -> Iterator[Pulse]:
         finally:
             daemon.kill()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file of this process may grow over 400 kB while the fixture holds: the disk is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, old)
 
 
 @pytest.fixture(autouse=True)

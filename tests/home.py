@@ -73,7 +73,7 @@ async def bedside(
         None,
         {},
         voice={"socket": socket or str(folder / "v.sock")},
-        memory={"file": str(folder / "memory.db"), "conversation": ""},
+        memory={"file": str(folder / "memory.db"), "key": str(folder / "memory.key")},
         safety={"call_log": str(folder / "calls.log")},
         headset=headset or {},
         panel={"acknowledge_seconds": HOLD, "tap_seconds": 0.05, **(panel or {})},

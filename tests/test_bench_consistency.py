@@ -105,9 +105,7 @@ def test_the_log_is_read_whatever_level_the_settings_ask_for(capsys: pytest.Capt
 
 
 def test_the_seed_makes_the_sampling_repeatable(checkpoint: Path) -> None:
-    settings = config.Settings(
-        voice=config.Voice(engine="csm", csm_model=str(checkpoint), precision="fp32", threads=1), memory=config.Memory(conversation="")
-    )
+    settings = config.Settings(voice=config.Voice(engine="csm", csm_model=str(checkpoint), precision="fp32", threads=1))
     said = []
     for seed in (5, 5, 6):
         voice, _ = load_csm(settings, "cpu", lambda text: None, seed)

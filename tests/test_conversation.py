@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -170,27 +168,6 @@ def test_a_history_longer_than_the_cache_is_one_sentence(built: Built, tokens: T
 def test_a_reference_that_leaves_no_room_is_one_sentence(built: Built, tokens: Tokens) -> None:
     with pytest.raises(VoiceFault, match=r"The reference voice takes \d+ of CSM's 512 positions"):
         Conversation(built.csm, segment(tokens, DEVICE, "I am here.", 300))
-
-
-def test_the_history_is_kept_for_its_owner_alone_and_whole_or_not_at_all(built: Built, tokens: Tokens, tmp_path: Path) -> None:
-    from device.voice.conversation import read_segments
-
-    talk = Conversation(built.csm, segment(tokens, DEVICE, "I am here.", 12))
-    talk.append(segment(tokens, PATIENT, "Grüße, “you”.", 5))
-    talk.append(segment(tokens, DEVICE, "Oh.", 3))
-    file = tmp_path / "talk.json"
-    talk.save(file)
-    assert file.stat().st_mode & 0o777 == 0o600
-    import json
-
-    told = read_segments(json.loads(file.read_text()), "talk", tiny_csm.CODEBOOKS, 64)
-    assert [(s["speaker"], s["text"]) for s in told] == [(PATIENT, "Grüße, “you”."), (DEVICE, "Oh.")]
-    assert torch.equal(told[1]["codes"], talk.segments[2].codes)
-    with pytest.raises(OSError):
-        talk.save(tmp_path / "nowhere" / "talk.json")
-    (tmp_path / "talk.json.new").write_text("left by a power cut")
-    talk.save(file)
-    assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
 
 
 def test_after_another_reference_the_codes_are_those_of_a_history_heard_afresh(built: Built, tokens: Tokens) -> None:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device.voice.link import MAX_LINE, MAX_PCM, Message, Voice, VoiceLost, Wire, build, pack, unpack_head
+from device.memory_rows import Segment
+from device.voice.link import MAX_LINE, MAX_PCM, Message, Voice, VoiceLost, Wire, build, pack, pack_segments, unpack_head, unpack_segments
 
 FIELDS = st.dictionaries(
     st.text(min_size=1).filter(lambda key: key not in ("kind", "turn", "bytes")),
@@ -165,3 +166,19 @@ async def test_an_endless_line_is_voice_lost_at_the_companion(tmp_path: Path) ->
 async def test_nobody_on_the_path_is_voice_lost(tmp_path: Path) -> None:
     with pytest.raises(VoiceLost, match=r"no voice process on .*s \(No such file"):
         await Voice.connect(str(tmp_path / "s"))
+
+
+def test_segments_come_back_with_their_codes_the_newest_where_there_is_no_room_for_all() -> None:
+    told = [Segment("1", f"Grüße {n} " + "x" * 400, np.full((n, 4), n, np.int16)) for n in range(1, 40)]
+    fields, codes = pack_segments(told, 4)
+    line, body = pack(Message("resume", 0, fields, codes)).split(b"\n", 1)
+    assert len(line) < MAX_LINE
+    back = unpack_segments(build(unpack_head(line)[0], body))
+    assert 10 < len(back) < 39
+    for ours, theirs in zip(told[-len(back) :], back, strict=True):
+        assert (ours.speaker, ours.text) == (theirs.speaker, theirs.text)
+        assert np.array_equal(ours.codes, theirs.codes)
+    assert unpack_segments(Message("resume", 0, *pack_segments([], 4))) == []
+    for wrong in ({**fields, "codebooks": 3}, {"codebooks": 4}, {**fields, "segments": [["1", "x", -5]]}, {**fields, "segments": "x"}):
+        with pytest.raises(VoiceLost, match="codes are of another length"):
+            unpack_segments(Message("resume", 0, wrong, codes))

@@ -102,7 +102,7 @@ def test_a_csm_that_breaks_at_its_first_frames_is_announced(tmp_path: Path) -> N
     weights = load_file(checkpoint / "model.safetensors")
     weights["backbone_model.norm.weight"].fill_(float("nan"))
     save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
-    settings: Settings = load(None, {}, voice={"engine": "csm", "csm_model": str(checkpoint)}, memory={"conversation": ""})
+    settings: Settings = load(None, {}, voice={"engine": "csm", "csm_model": str(checkpoint)})
     throat, stand_in = load_throat(settings, "cpu", lambda text: None)
     assert throat.name == "plain"
     assert "CSM's numbers broke (NaN)" in stand_in

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import threading
 from collections.abc import Callable
@@ -18,6 +17,7 @@ torch = pytest.importorskip("torch")
 import soxr  # noqa: E402
 import tiny_csm  # noqa: E402
 
+from device.memory_rows import Segment as Kept  # noqa: E402
 from device.turn import FRAME, MIC_RATE, VOICE_RATE  # noqa: E402
 from device.voice.build import Built, build  # noqa: E402
 from device.voice.csm import Sampling  # noqa: E402
@@ -320,17 +320,20 @@ def test_a_failure_that_nobody_waited_for_is_told_with_the_next_clause(voice: Cs
     assert len(list(voice.frames("I see."))) > 0
 
 
-def test_a_restart_goes_on_from_the_conversation(built: Built, tmp_path: Path) -> None:
-    store = tmp_path / "talk.json"
-    voice = voice_of(built, store=store)
-    assert voice.resume() == 0
-    say(voice, "I am Anna.")
-    made = len(list(voice.frames("Hello Anna.")))
-    voice.said("Hello", made - 2)
-    before = told(voice)
-    again = voice_of(built, store=store)
-    assert again.resume() == 2
-    assert told(again) == before == [("1", "I am Anna.", 13), ("0", "Hello", made - 2)]
+def test_a_restart_goes_on_from_what_each_turn_left(built: Built) -> None:
+    voice, kept = voice_of(built), []
+    assert voice.resume([]) == 0
+    for words, reply in (("I am Anna.", "Hello Anna."), ("I am tired.", "It sounds as if you are.")):
+        voice.start()
+        say(voice, words)
+        made = len(list(voice.frames(reply)))
+        voice.said("Hello" if reply == "Hello Anna." else reply, made - 2 if reply == "Hello Anna." else made)
+        kept += voice.spoken()
+    assert [(k.speaker, k.text, len(k.codes)) for k in kept] == told(voice)
+    assert [k.text for k in kept] == ["I am Anna.", "Hello", "I am tired.", "It sounds as if you are."]
+    again = voice_of(built)
+    assert again.resume(kept) == 4
+    assert told(again) == told(voice)
     assert again.conversation.filled == again.conversation.rows == voice.conversation.rows
     greedy = []
     for each in (voice, again):
@@ -340,9 +343,41 @@ def test_a_restart_goes_on_from_the_conversation(built: Built, tmp_path: Path) -
     assert torch.equal(*greedy)
 
 
-def test_closing_finishes_what_waits_and_keeps_it(built: Built, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_remembered_already_is_not_listened_to_again(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory knows more than the voice, which forgot the oldest for room; and one turn less, which the patient took back."""
+    voice = voice_of(built)
+    for words in ("I am Anna.", "I am tired.", "I hate soup."):
+        voice.start()
+        say(voice, words)
+    all_of_it = voice.history()
+    voice.conversation.remove(voice.conversation.segments[1])
+    voice.conversation.catch_up()
+    given: list[int] = []
+    rows = voice.conversation._rows
+    monkeypatch.setattr(voice.conversation, "_rows", lambda first, last: given.append(last - first) or rows(first, last))
+    assert voice.resume(all_of_it[:2]) == 1
+    assert [text for _, text, _ in told(voice)] == ["I am tired."]
+    assert given == []
+    assert voice.resume(all_of_it) == 2
+    assert [text for _, text, _ in told(voice)] == ["I am tired.", "I hate soup."]
+    assert sum(given) == voice.conversation.segments[-1].rows
+    assert voice.resume([]) == 0  # all is forgotten
+    assert told(voice) == []
+
+
+@pytest.mark.parametrize("wrong", [np.ones((3, 5), np.int16), np.full((3, tiny_csm.CODEBOOKS), 9999, np.int16)])
+def test_what_is_of_another_model_is_left_out_with_a_line_in_the_log(built: Built, wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
+    voice = voice_of(built)
+    assert voice.resume([Kept("1", "Hello.", wrong)]) == 0
+    assert "conversation_not_resumed" in caplog.text
+    made = len(list(voice.frames("Hello.")))
+    voice.said("Hello.", made)
+    assert told(voice) == [("0", "Hello.", made)]
+
+
+def test_closing_finishes_what_waits(built: Built, caplog: pytest.LogCaptureFixture) -> None:
     """The first clause is cut, so the second is listened to again, in more than one slice: closing waits for all of it."""
-    voice = voice_of(built, store=tmp_path / "talk.json")
+    voice = voice_of(built)
     say(voice, "I am Anna.")
     for _ in range(2):
         list(voice.frames(LONG))
@@ -352,34 +387,8 @@ def test_closing_finishes_what_waits_and_keeps_it(built: Built, tmp_path: Path, 
     talk = voice.conversation
     assert talk.segments[-1].rows > SLICE
     assert talk.filled == talk.rows
-    kept = json.loads((tmp_path / "talk.json").read_text())["segments"]
-    assert [(s["text"], len(s["codes"])) for s in kept] == [(s.text, len(s.codes)) for s in talk.segments[1:]]
-    assert [s["text"] for s in kept] == ["I am Anna.", "one", LONG]
+    assert [s.text for s in talk.segments[1:]] == ["I am Anna.", "one", LONG]
     assert "voice_fault" not in caplog.text
-
-
-@pytest.mark.parametrize("content", ["", "[", '{"segments": [{"speaker": 1, "text": "x", "codes": [[1]]}]}', '[{"speaker": 1}]'])
-def test_a_conversation_that_can_not_be_resumed_is_logged_and_left_behind(
-    built: Built, tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "talk.json").write_text(content)
-    voice = voice_of(built, store=tmp_path / "talk.json")
-    assert voice.resume() == 0
-    assert "conversation_not_resumed" in caplog.text
-    made = len(list(voice.frames("Hello.")))
-    voice.said("Hello.", made)
-    assert told(voice) == [("0", "Hello.", made)]
-    assert (tmp_path / "talk.json.unread").read_text() == content  # nothing is lost to the new conversation
-    assert json.loads((tmp_path / "talk.json").read_text())["segments"][0]["text"] == "Hello."
-
-
-def test_a_disk_that_is_full_does_not_stop_the_conversation(built: Built, caplog: pytest.LogCaptureFixture) -> None:
-    voice = voice_of(built, store=Path("/dev/full/talk.json"))
-    made = len(list(voice.frames("Hello.")))
-    voice.said("Hello.", made)
-    assert told(voice) == [("0", "Hello.", made)]
-    assert "conversation_not_kept" in caplog.text
-    assert len(list(voice.frames("Hello."))) > 0
 
 
 def test_frames_leave_as_they_are_made(voice: CsmVoice, script: Callable[..., None]) -> None:

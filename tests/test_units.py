@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from device.memory_key import CREDENTIAL
+
 UNITS = Path(__file__).resolve().parent.parent / "systemd"
 NAMES = ("bedside-companion", "bedside-voice")
 ANALYZE = shutil.which("systemd-analyze")
@@ -117,6 +119,14 @@ def test_the_programs_are_the_installed_ones() -> None:
     start = "/opt/bedside/.venv/bin/bedside {} --config /etc/bedside/companion.toml"
     assert unit("bedside-companion")["Service"]["ExecStart"] == start.format("run")
     assert unit("bedside-voice")["Service"]["ExecStart"] == start.format("voice")
+
+
+def test_the_key_of_the_memory_is_passed_and_its_absence_does_not_stop_the_call_button() -> None:
+    """systemd starts a unit whose LoadCredential= fails only where SetCredential= has a default (systemd.exec)."""
+    service = unit("bedside-companion")["Service"]
+    assert service["LoadCredential"].startswith(f"{CREDENTIAL}:/etc/")
+    assert service["SetCredential"].startswith(f"{CREDENTIAL}:")
+    assert "LoadCredential" not in unit("bedside-voice")["Service"]  # the voice never opens the memory
 
 
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="no systemd-sysusers")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -33,12 +32,12 @@ class VoiceProcess:
     """`bedside voice` with a tiny CSM and whisper-tiny, and what it logs."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.socket, self.talk = folder, str(folder / "v.sock"), folder / "talk.json"
+        self.folder, self.socket = folder, str(folder / "v.sock")
         checkpoint = tiny_csm.build(folder / "csm", seed=3)
         self.config = folder / "settings.toml"
         self.config.write_text(
             f'[voice]\nsocket = "{self.socket}"\nengine = "csm"\ncsm_model = "{checkpoint}"\nthreads = 1\n'
-            f'[listen]\nmodel = "embedded:whisper-tiny"\n[memory]\nconversation = "{self.talk}"\n'
+            f'[listen]\nmodel = "embedded:whisper-tiny"\n'
         )
         self.log = folder / "voice.log"
         self.child: subprocess.Popen[bytes] | None = None
@@ -63,11 +62,10 @@ class VoiceProcess:
         found = [line.split() for line in self.log.read_text().splitlines() if line.startswith(event + " ")]
         return [dict(field.split("=", 1) for field in line[1:] if "=" in field) for line in found]
 
-    def told(self) -> list[tuple[str, str, int]]:
-        """(speaker, words, frames) of each segment that is kept."""
-        if not self.talk.is_file():
-            return []
-        return [(s["speaker"], s["text"], len(s["codes"])) for s in json.loads(self.talk.read_text())["segments"]]
+
+def told(home: Any) -> list[tuple[str, str, int]]:
+    """(speaker, words, frames) of each segment that the memory keeps."""
+    return [(s.speaker, s.text, len(s.codes)) for s in home.memory.spoken(tiny_csm.CODEBOOKS, 10**6)]
 
 
 @pytest.fixture
@@ -90,10 +88,10 @@ async def test_three_turns_a_barge_in_a_kill_and_a_restart_that_goes_on(voice: V
             await press(home)
             await becomes(home, State.SPEAKING, 30)
             await becomes(home, State.READY, 60)
-            await until(lambda number=number: [s for s, _, _ in voice.told()].count("1") == number, "the turn on disk")
+            await until(lambda number=number: [s for s, _, _ in told(home)].count("1") == number, "the turn on disk")
         turns = home.memory.recent(5)
         assert [turn.engine for turn in turns] == ["csm", "csm"]
-        whole = voice.told()
+        whole = told(home)
         assert {text for speaker, text, _ in whole if speaker == "1"} == {turn.heard.text for turn in turns}
         # Every word of a reply that was played to its end is in CSM's conversation, with the sound that was played.
         said = " ".join(text for speaker, text, _ in whole if speaker == "0")
@@ -107,14 +105,14 @@ async def test_three_turns_a_barge_in_a_kill_and_a_restart_that_goes_on(voice: V
         await press(home)
         await becomes(home, State.SPEAKING, 30)
         await becomes(home, State.READY, 60)
-        await until(lambda: [s for s, _, _ in voice.told()].count("1") == 4, "the fourth turn on disk")
+        await until(lambda: [s for s, _, _ in told(home)].count("1") == 4, "the fourth turn on disk")
         cut = next(turn for turn in home.memory.recent(5) if turn.reply.endswith("—"))
-        third = voice.told()[len(whole) :]
+        third = told(home)[len(whole) :]
         third = third[: next(n for n, s in enumerate(third) if n and s[0] == "1")]
         assert " ".join(text for _, text, _ in third[1:]) == cut.reply.removesuffix(" —")
         assert sum(frames for _, _, frames in third[1:]) * FRAME / VOICE_RATE == pytest.approx(cut.played, abs=0.1)
 
-        before = voice.told()
+        before = told(home)
         voice.kill()
         await becomes(home, State.FAULT)
         home.panel.press_talk()
@@ -122,14 +120,14 @@ async def test_three_turns_a_barge_in_a_kill_and_a_restart_that_goes_on(voice: V
         await until(lambda: ends_with(heard(home), "cant_answer"), "the recorded sentence that takes over")
         assert "cant_answer" in SOUNDS
         voice.start()
+        await becomes(home, State.READY, 30)
         (resumed,) = voice.lines("conversation_resumed")
         assert int(resumed["segments"]) == len(before)
-        await becomes(home, State.READY, 30)
         await press(home)
         await becomes(home, State.SPEAKING, 30)
         await becomes(home, State.READY, 60)
-        await until(lambda: len(voice.told()) > len(before), "the fifth turn on disk")
-        assert voice.told()[: len(before)] == before
+        await until(lambda: len(told(home)) > len(before), "the fifth turn on disk")
+        assert told(home)[: len(before)] == before
 
 
 async def test_what_it_cost_is_told_with_each_sentence(voice: VoiceProcess, tmp_path: Path) -> None:

@@ -8,11 +8,8 @@ the cache can't disagree with the history. It knows no sound card, no Mimi and n
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -168,22 +165,6 @@ class Conversation:
                 out.append([])
             out[-1].append(segment)
         return out
-
-    def save(self, file: Path) -> None:
-        """Write the history, but for the reference, so that a restart goes on from it; whole or not at all.
-
-        Words and codes are as private as the memory: only the owner may read the file. Raises OSError.
-        """
-        told = [
-            {"speaker": s.speaker, "text": s.text, "codes": s.codes.tolist()} for s in self.segments[self.pinned :] if s.closed
-        ]
-        new = file.with_name(file.name + ".new")
-        new.unlink(missing_ok=True)
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-            json.dump({"segments": told}, out)
-            out.flush()
-            os.fsync(out.fileno())
-        new.replace(file)
 
 
 def read_segments(data: Any, name: str, codebooks: int, ids: int) -> list[dict[str, Any]]:

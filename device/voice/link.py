@@ -1,7 +1,7 @@
 """The wire between the two processes: one JSON line, then raw PCM, over a Unix socket.
 
-It knows no model and no hardware. Companion to voice: press, block, release, plan, speak, stop,
-said. Voice to companion: status, ready, busy, heard, clause, planned, audio, spoken, failed.
+It knows no model and no hardware. Companion to voice: resume, press, block, release, plan, speak, stop, said, summarise.
+Voice to companion: status, ready, busy, resumed, heard, clause, planned, audio, spoken, kept, summary, failed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ import anyio
 import anyio.abc
 import numpy as np
 from numpy.typing import NDArray
+
+from device.memory_rows import Segment
 
 MAX_LINE = 64 * 1024  # bytes; a longer header is not ours
 MAX_PCM = 16 * 1024 * 1024  # bytes: more than five minutes at 24 kHz
@@ -62,6 +64,32 @@ def unpack_head(line: bytes) -> tuple[dict[str, Any], int]:
 def build(head: dict[str, Any], body: bytes) -> Message:
     kind, turn = head.pop("kind"), head.pop("turn")
     return Message(kind, turn, head, np.frombuffer(body, "<i2").astype(np.int16))
+
+
+def pack_segments(segments: Sequence[Segment], codebooks: int) -> tuple[dict[str, Any], Pcm]:
+    """(fields, int16 codes one after another) of the newest segments that a header has room for, oldest first."""
+    told: list[Segment] = []
+    for segment in reversed(segments):
+        if sum(len(s.text) + 60 for s in told) + len(segment.text) > MAX_LINE // 8:  # JSON may write a letter in six bytes
+            break
+        told.insert(0, segment)
+    fields = {"codebooks": codebooks, "segments": [[s.speaker, s.text, len(s.codes)] for s in told]}
+    return fields, np.concatenate([np.zeros(0, np.int16), *(s.codes.reshape(-1) for s in told)])
+
+
+def unpack_segments(message: Message) -> list[Segment]:
+    """What `pack_segments` packed. Raises VoiceLost for anything else."""
+    try:
+        codebooks, out, at = int(message.fields["codebooks"]), [], 0
+        for speaker, text, frames in message.fields["segments"]:
+            size = int(frames) * codebooks
+            out.append(Segment(str(speaker), str(text), message.pcm[at : at + size].reshape(frames, codebooks)))
+            at += size
+        if at != len(message.pcm):
+            raise ValueError
+    except (KeyError, ValueError, TypeError) as error:
+        raise VoiceLost("the voice socket carried segments whose codes are of another length") from error
+    return out
 
 
 class Wire:

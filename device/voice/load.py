@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from device import models, sounds
 from device.config import FIRMWARE, ConfigError, Settings
 from device.logs import log
-from device.planner import begun, messages
+from device.planner import begun, messages, to_sum_up
 from device.spoken import spoken
 from device.voice.server import Ears, Pen, Throat
 
 if TYPE_CHECKING:
     from device.voice.speak import CsmVoice
+
+
+SUMMARY_WORDS = 60
 
 
 class Writer:
@@ -54,6 +57,11 @@ class Writer:
             yield from self._chat_or_bank(request, before)
         else:
             yield self._from_bank(request["heard"], before, request["avoid"])
+
+    def summarise(self, said: list[list[str]]) -> Iterator[str]:
+        """A short summary of a session, piece by piece. Only where a chat model was loaded."""
+        if self._chat is not None:
+            yield from self._chat.stream(to_sum_up(said), SUMMARY_WORDS)
 
     def _from_bank(self, heard: str, before: list[tuple[str, str]], avoid: list[str]) -> str:
         """`avoid` holds what was said; a barge-in may have cut it, so its beginning is enough."""
@@ -135,7 +143,8 @@ def load(settings: Settings, status: Callable[[str], None]) -> tuple[Ears, Pen, 
     ears.transcribe(np.zeros(16_000, np.int16))
     reasons = " ".join(reason for reason in (stand_in, pen.stand_in) if reason)
     voice = label(settings.voice.csm_model) if throat.name == "csm" else throat.name
-    about = {"models": {"listen": settings.listen.model, "words": pen.name, "voice": voice}, "stand_in": reasons}
+    models_named = {"listen": settings.listen.model, "words": pen.name, "voice": voice}
+    about: dict[str, Any] = {"models": models_named, "stand_in": reasons, "codebooks": getattr(throat, "codebooks", 0)}
     return ears, pen, throat, about
 
 
@@ -167,7 +176,7 @@ def load_throat(settings: Settings, device: str, status: Callable[[str], None]) 
 
 
 def load_csm(settings: Settings, device: str, status: Callable[[str], None], seed: int | None = None) -> tuple[CsmVoice, str]:
-    """(CSM with its reference and the conversation that was going on, warm; why it is slower than it could be or nothing).
+    """(CSM with its reference, warm; why it is slower than it could be or nothing).
 
     `seed` makes its sampling repeatable. Raises VoiceFault in one sentence.
     """
@@ -180,11 +189,8 @@ def load_csm(settings: Settings, device: str, status: Callable[[str], None], see
     status(f"loading CSM from {settings.voice.csm_model or 'nowhere: voice.csm_model is empty'}")
     built = build(settings.voice.csm_model, settings.voice.precision, device, status, settings.voice.compile)
     status("loading Mimi and the reference voice")
-    store = Path(settings.memory.conversation) if settings.memory.conversation else None
     tones = {"calm": reference("calm")}
-    voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.sampling(seed), built.precision, reference(), store, tones)
-    if store is not None and (told := voice.resume()):
-        status(f"going on from {told} earlier segments of the conversation")
+    voice = CsmVoice(built.csm, built.tokens(), built.mimi(), built.sampling(seed), built.precision, reference(), tones)
     status("warming up CSM")
     voice.warm_up()
     return voice, built.slow

@@ -18,13 +18,14 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from device.beat import Beat, notify
 from device.logs import log
+from device.memory_rows import Segment
 from device.planner import clauses, steady
 from device.turn import Heard
-from device.voice.link import Message, Pcm, VoiceLost, Wire
+from device.voice.link import Message, Pcm, VoiceLost, Wire, pack_segments, unpack_segments
 from device.voice.pace import Pace, memory_gb
 from device.voice.plain import VoiceFault
 
@@ -45,6 +46,12 @@ class Pen(Protocol):
     def plan(self, request: dict[str, Any], bank: bool) -> Iterator[str]: ...
 
 
+class Chronicler(Pen, Protocol):
+    """A pen with a chat model behind it: it also sums up [[heard, reply], …], in pieces."""
+
+    def summarise(self, said: list[list[str]]) -> Iterator[str]: ...
+
+
 class Throat(Protocol):
     """Speaks: 80 ms frames, int16 mono at 24 kHz. It is told what the patient says, int16 mono at 16 kHz, and its words.
 
@@ -61,6 +68,17 @@ class Throat(Protocol):
     def hear(self, text: str) -> None: ...
     def frames(self, text: str) -> Generator[Pcm, None, None]: ...
     def said(self, text: str, frames: int) -> None: ...
+
+
+class Mindful(Throat, Protocol):
+    """A throat with a conversation behind it, as CSM has: `codebooks`, in what `load` tells of it, says so.
+
+    `spoken` gives what the last turn left in it; `resume` puts older turns in the place of all that it holds, and returns how many
+    segments it goes on from.
+    """
+
+    def spoken(self) -> list[Segment]: ...
+    def resume(self, told: list[Segment]) -> int: ...
 
 
 class Server:
@@ -150,11 +168,15 @@ class Server:
                 plan = None
                 continue
             try:
-                if message.kind == "plan":
+                if message.kind == "summarise":
+                    plan = Plan(wire, message, cast(Chronicler, self.pen).summarise(message.fields["said"]))
+                elif message.kind == "plan":
                     plan = Plan(wire, message, self._pieces(message))
                 elif message.kind == "stop":
                     plan = None
                 else:
+                    if plan is not None and plan.message.kind == "summarise":
+                        plan = None  # a patient comes first; the companion asks again
                     self._do(wire, message)
             except Exception as error:  # one turn fails, the process lives: the companion is told
                 _failed(wire, message, error)
@@ -168,6 +190,11 @@ class Server:
         elif message.kind == "said":
             for text, frames in message.fields["spoken"]:
                 self.throat.said(text, frames)
+            if codebooks := (self._ready or {}).get("codebooks"):
+                fields, codes = pack_segments(cast(Mindful, self.throat).spoken(), codebooks)
+                _send(wire, Message("kept", message.turn, fields, codes))
+        elif message.kind == "resume":
+            _send(wire, Message("resumed", 0, {"segments": cast(Mindful, self.throat).resume(unpack_segments(message))}))
         elif message.turn <= wire.stopped:
             return
         elif message.kind == "block":
@@ -189,7 +216,8 @@ class Server:
     def _plan_on(self, plan: Plan) -> bool:
         """One more clause of the plan; False when it is done, stopped or failed."""
         turn, number = plan.message.turn, plan.message.fields.get("number", 0)
-        if turn <= plan.wire.stopped:
+        summary = plan.message.kind == "summarise"
+        if turn <= plan.wire.stopped and not summary:
             return False
         try:
             clause = next(plan.pieces, None)
@@ -197,8 +225,12 @@ class Server:
             _failed(plan.wire, plan.message, error)
             return False
         if clause is None:
-            _send(plan.wire, Message("planned", turn, {"number": number}))
+            end = Message("summary", 0, {"number": number, "text": plan.text}) if summary else Message("planned", turn, {"number": number})
+            _send(plan.wire, end)
             return False
+        if summary:
+            plan.text += clause
+            return True
         _send(plan.wire, Message("clause", turn, {"number": number, "text": clause}))
         return True
 
@@ -222,11 +254,12 @@ class Server:
 
 @dataclass
 class Plan:
-    """A reply that is being written, a clause at a time, whenever no other work waits."""
+    """A reply or a summary that is being written, a clause or a piece at a time, whenever no other work waits."""
 
     wire: Wire
     message: Message
     pieces: Iterator[str]
+    text: str = ""  # of a summary, so far
 
 
 def _send(wire: Wire, message: Message) -> None:

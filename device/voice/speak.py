@@ -7,16 +7,14 @@ It does not know the socket, the loudspeaker, or what the words mean.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -24,9 +22,10 @@ import soxr
 import torch
 
 from device.logs import log
+from device.memory_rows import Segment as Kept
 from device.turn import FRAME, MIC_RATE, VOICE_RATE
 from device.voice.beside import Beside
-from device.voice.conversation import DEVICE, PATIENT, Conversation, Segment, read_segments
+from device.voice.conversation import DEVICE, PATIENT, Conversation, Segment
 from device.voice.csm import Csm, Sampling, is_end
 from device.voice.ending import Ending, frame_budget
 from device.voice.mimi import Mimi
@@ -46,7 +45,6 @@ class CsmVoice:
 
     `reference`: (words, float32 sound at 24 kHz) of the voice to keep, or None; `tones` are others of it, by the tone's name.
     `precision` is for the record.
-    `store`: file that keeps the conversation over a restart, or None.
     """
 
     name = "csm"
@@ -59,16 +57,16 @@ class CsmVoice:
         sampling: Sampling,
         precision: str,
         reference: tuple[str, np.ndarray] | None = None,
-        store: Path | None = None,
         tones: Mapping[str, tuple[str, np.ndarray]] | None = None,
     ) -> None:
         self.csm, self.tokens, self.mimi, self.sampling, self.precision = csm, tokens, mimi, sampling, precision
         pinned = self._segment(DEVICE, reference[0], mimi.encode_all(reference[1])) if reference else None
         self.conversation = Conversation(csm, pinned)
+        self.codebooks = csm.shape.codebooks
         self._tones = {name: self._segment(DEVICE, words, mimi.encode_all(spoken)) for name, (words, spoken) in (tones or {}).items()}
         if pinned is not None:
             self._tones["neutral"] = pinned
-        self._store = store
+        self._turn: list[Segment] = []  # what the turn that runs has put into the conversation
         self._unsaid: deque[Segment | None] = deque()  # clauses spoken since the last `hear`, until `said` takes them
         self._sound: list[np.ndarray] = []  # of what the patient is saying, not yet encoded
         self._codes: list[torch.Tensor] = []  # of what came before it
@@ -99,7 +97,7 @@ class CsmVoice:
             chance.set_state(before)
 
     def close(self) -> None:
-        """Finish what waits, keep the conversation on disk and end the thread. Nothing may be asked of it afterwards."""
+        """Finish what waits and end the thread. Nothing may be asked of it afterwards."""
 
         def settle() -> None:
             self._tidy()
@@ -141,6 +139,7 @@ class CsmVoice:
         self._quietly(self._hear, text)
 
     def _start(self) -> None:
+        self._turn.clear()
         self.mimi.start_encoding()
         # A context segment at the wrong rate is heard as another, slower person.
         self._resampler = soxr.ResampleStream(MIC_RATE, VOICE_RATE, 1, dtype="float32")
@@ -171,7 +170,7 @@ class CsmVoice:
             log("voice_too_long_to_remember", positions=segment.rows)
             return
         self._make_room(segment.rows + answer)
-        talk.append(segment)
+        self._turn.append(talk.append(segment))
         talk.catch_up()
 
     # What the device says ----------------------------------------------------------------------
@@ -212,6 +211,7 @@ class CsmVoice:
         segment.closed, budget = False, frame_budget(clean(text))
         self._make_room(segment.rows + budget + 1)
         self._unsaid.append(self.conversation.append(segment))
+        self._turn.append(segment)
         try:
             reason = self._make_frames(segment, Ending(budget), give, stop)
         except Exception as error:
@@ -266,44 +266,57 @@ class CsmVoice:
 
     # Between turns -----------------------------------------------------------------------------
 
-    def resume(self) -> int:
-        """Go on from the conversation on disk. Returns how many of its segments are remembered.
+    def spoken(self) -> list[Kept]:
+        """What the last turn left in the conversation, for the memory: it waits for the thread to have cut what was not heard."""
+        return self._work.submit(self._spoken).result()
 
-        One that can't be read, or is of another model, is set aside as FILE.unread with a line in the log: it must
-        not keep a patient waiting, and the next turn would write over it.
+    def history(self) -> list[Kept]:
+        """The whole conversation but for the reference, oldest first."""
+        return self._work.submit(lambda: [_kept(s) for s in self.conversation.segments[self.conversation.pinned :]]).result()
+
+    def resume(self, told: Sequence[Kept]) -> int:
+        """Go on from what was said before, in the place of all that is remembered. Returns how many segments that are.
+
+        What is of another model is left out with a line in the log: it must not keep a patient waiting. What is remembered already is
+        not listened to again.
         """
-        assert self._store is not None
-        shape, talk = self.csm.shape, self.conversation
         try:
-            told = read_segments(json.loads(self._store.read_text(encoding="utf-8")), str(self._store), shape.codebooks, shape.sounds)
-            segments = [self._segment(item["speaker"], item["text"], item["codes"]) for item in told]
-        except FileNotFoundError:
-            return 0
-        except (OSError, ValueError, KeyError, VoiceFault) as error:
-            log("conversation_not_resumed", level=logging.WARNING, file=self._store, reason=error)
-            with suppress(OSError):
-                self._store.replace(self._store.with_name(self._store.name + ".unread"))
-            return 0
-        for segment in segments:
-            talk.append(segment)
+            return self._work.submit(self._resume, told).result()
+        except Exception as error:
+            raise as_fault(error) from error
+
+    def _spoken(self) -> list[Kept]:
+        return [_kept(segment) for segment in self._turn if any(segment is s for s in self.conversation.segments) and len(segment.codes)]
+
+    def _resume(self, told: Sequence[Kept]) -> int:
+        shape, talk = self.csm.shape, self.conversation
+        if wrong := [t for t in told if t.codes.shape[1] != shape.codebooks or ((t.codes < 0) | (t.codes >= shape.sounds)).any()]:
+            log("conversation_not_resumed", level=logging.WARNING, segments=len(wrong), reason="its codes are of another model")
+            told = []
+        self._unsaid.clear()
+        self._turn.clear()
+        own = talk.segments[talk.pinned :]
+        begin = next((n for n, t in enumerate(told) if own and _same(own[0], t)), len(told))  # older ones were forgotten for room
+        same = 0
+        while same < min(len(own), len(told) - begin) and _same(own[same], told[begin + same]):
+            same += 1
+        for segment in own[same:]:
+            talk.remove(segment)
+        for t in told[begin + same :] if same else told:
+            talk.append(self._segment(t.speaker, t.text, torch.from_numpy(t.codes.astype(np.int64))))
         self._make_room(talk.capacity // ANSWER)
         talk.catch_up()
         log("conversation_resumed", segments=len(talk.segments) - talk.pinned, positions=talk.rows)
         return len(talk.segments) - talk.pinned
 
     def _tidy(self) -> None:
-        """Forget old turns before room is short, listen again to what is left, and keep it on disk."""
+        """Forget old turns before room is short, and listen again to what is left."""
         talk = self.conversation
         if talk.rows > FULL * talk.capacity:
             self._make_room(int(talk.capacity * (1 - ROOMY)), keep=1)
         talk.catch_up(SLICE)
         if talk.filled < talk.rows:
             self._quietly(self._tidy)  # behind whatever came in meanwhile
-        elif self._store is not None:
-            try:
-                talk.save(self._store)
-            except OSError as error:
-                log("conversation_not_kept", level=logging.WARNING, file=self._store, reason=error.strerror)
 
     def _make_room(self, rows: int, keep: int = 0) -> None:
         if gone := self.conversation.make_room(rows, keep):
@@ -318,3 +331,11 @@ class CsmVoice:
                 log("voice_fault", level=logging.WARNING, reason=self._fault)
 
         self._work.submit(work, *arguments).add_done_callback(done)
+
+
+def _kept(segment: Segment) -> Kept:
+    return Kept(segment.speaker, segment.text, segment.codes.cpu().numpy().astype(np.int16))
+
+
+def _same(segment: Segment, told: Kept) -> bool:
+    return (segment.speaker, segment.text) == (told.speaker, told.text) and np.array_equal(segment.codes.cpu().numpy(), told.codes)
