@@ -103,7 +103,7 @@ def _audio(settings: Settings, folder: Path, spoken: list[tuple[int, Any]]) -> s
         return "no sound is kept: the plain voice keeps none, CSM keeps its codes"
     from device import wavs
     from device.turn import VOICE_RATE
-    from device.voice.spoken import decoded
+    from device.voice.replay import decoded
 
     place: dict[int, int] = {}
     for (turn, segment), pcm in zip(spoken, decoded(settings, [segment for _, segment in spoken]), strict=True):
