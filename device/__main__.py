@@ -89,12 +89,13 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument("--precision", choices=["bf16", "int8", "int4"], default="int8", help="quantize: of the weights")
     models.add_argument("--out", metavar="DIR", help="quantize: the folder to write")
     models.add_argument("--config", metavar="FILE")
-    from device import audio_commands, bench_commands, eeg_commands, memory_commands
+    from device import audio_commands, bench_commands, eeg_commands, memory_commands, safety_commands
 
     audio_commands.add_parser(commands)
     eeg_commands.add_parser(commands)
     bench_commands.add_parser(commands)
     memory_commands.add_parser(commands)
+    safety_commands.add_parser(commands)
     return top
 
 
@@ -194,8 +195,11 @@ def _csm(arguments: argparse.Namespace) -> None:
 
 def _config(arguments: argparse.Namespace) -> None:
     from device.config import dump
+    from device.provisioning import check_provisioned
 
     settings = _settings(arguments)
+    if arguments.what == "check":
+        check_provisioned(settings)
     print(dump(settings) if arguments.what == "show" else f"{arguments.config or 'the defaults'}: every setting is good")
 
 

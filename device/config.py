@@ -9,9 +9,11 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from device.setting_values import Clock, Local, Number, Webhook
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,21 +28,8 @@ class ConfigError(ValueError):
     """A setting that can't be used. The message names the file, the key, the value and the way out."""
 
 
-# A path may begin with ~, as in the defaults: a laptop needs no root.
-Local = Annotated[str, AfterValidator(lambda value: str(Path(value).expanduser()) if value else value)]
-
-
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-def _clock(value: str) -> str:
-    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
-        raise ValueError("a time of day is needed, such as 21:30")
-    return value
-
-
-Clock = Annotated[str, AfterValidator(_clock)]
 
 
 class Panel(Section):
@@ -66,6 +55,8 @@ class Panel(Section):
     night: Literal["never", "clock", "ambient", "always"] = Field("never", description="when the light only glimmers")
     night_begins: Clock = Field("21:30", description="clock: from this time, of the device's own time zone")
     night_ends: Clock = Field("07:00", description="clock: to this time")
+    nurse_call_pin: str = Field("", description="pin of the nurse-call relay, held while a person is being called; empty: none")
+    nurse_call_level: Literal["high", "low"] = Field("high", description="the level at which the relay calls")
     ambient_pin: str = Field("", description="ambient: pin that a light sensor closes to ground when the room is dark")
 
 
@@ -125,7 +116,16 @@ class Models(Section):
 
 
 class Safety(Section):
-    call_log: Local = Field("~/.local/state/bedside/calls.log", description="every call of a caregiver, one line each, fsynced")
+    region: str = Field("", description="country or region whose numbers these are, for the audit log")
+    emergency_number: Number = Field("", description="spoken in a crisis and an emergency; needed at a bedside, and none is built in")
+    crisis_number: Number = Field("", description="a crisis line, open day and night, spoken in a crisis; needed at a bedside")
+    device_name: str = Field("bedside", description="which bed it is, told to who is called")
+    webhook: Webhook = Field("", description="address that a call is POSTed to, as JSON; empty: none")
+    command: tuple[str, ...] = Field((), description="program and arguments, run for a call, the JSON on standard input; empty: none")
+    retry_seconds: float = Field(10.0, ge=0.1, le=60, description="after a telling that failed")
+    tell_again_seconds: float = Field(60.0, ge=0.1, le=600, description="between tellings that were taken, until a caregiver acknowledges")
+    folder: Local = Field("~/.local/state/bedside/safety", description="the audit log and the call that waits for an acknowledgement")
+    socket: Local = Field("~/.local/state/bedside/companion.sock", description="where bedside caller and bedside acknowledge ask")
 
 
 class Log(Section):

@@ -16,9 +16,9 @@ from typing import Any
 import anyio
 
 from device import edges
+from device.alarm import Alarm
 from device.audio import VOLUMES, at_volume
 from device.beat import notify
-from device.caregiver import Caregiver
 from device.config import Settings
 from device.eeg_feed import Feed
 from device.exchange import Exchange
@@ -29,7 +29,7 @@ from device.quiet import baseline_file
 from device.recording import Session
 from device.remembering import Remembering
 from device.states import TIMEOUTS, TRANSITIONS, Control, Event, State, light, step
-from device.turn import Affect, Alert, Turn
+from device.turn import Affect, Turn
 from device.voice.link import Voice, VoiceLost
 
 # A press that can't open a turn is answered by a recorded sentence.
@@ -55,7 +55,7 @@ class Companion:
         self.recording = Session(settings.headset.record, settings.headset.board)
         self.feed = Feed(headset, settings.headset.board, baseline_file(settings))
         self.guide = Guide(self)
-        self.caregiver = Caregiver(settings.safety.call_log)
+        self.alarm = Alarm(self, sounds)
         self.volume, self.muted, self.night = settings.audio.volume, False, False
         self.state = State.STARTING
         self.since = time.monotonic()
@@ -71,9 +71,7 @@ class Companion:
         self._over = anyio.Event()  # set when no turn runs and the last one is stored
         self._over.set()
         self._number = 0
-        self._alarmed = 0.0
         self.overdue = False
-        self._alert: Alert | None = None
 
     def post(self, event: Event | Control) -> None:
         """Tell the loop of an event, from any thread. (anyio.from_thread would wait for the loop.)"""
@@ -83,6 +81,14 @@ class Companion:
             self._early.append(event)  # a button pressed while we start is not lost
         else:
             self._loop.call_soon_threadsafe(self._events_in.send_nowait, event)
+
+    def in_thread(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """Work that may wait for a disk, beside the loop."""
+        self._tasks.start_soon(anyio.to_thread.run_sync, work, *arguments)
+
+    def beside(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """A task of the loop, as long as the companion runs."""
+        self._tasks.start_soon(work, *arguments)
 
     async def run(self) -> None:
         self._events_in, self._events = anyio.create_memory_object_stream[Event | Control](1000)
@@ -97,13 +103,14 @@ class Companion:
                 for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time, edges.keep_night, edges.keep_headset):
                     self._tasks.start_soon(keep, self)
                 self._tasks.start_soon(self.remembering.keep)
+                self.alarm.start()
                 while self._early:
                     self.post(self._early.popleft())
                 async for event in self._events:
                     if isinstance(event, Control):
                         self._turn_control(event)
                     else:
-                        self._take(event)
+                        self.take(event)
         finally:
             notify("STOPPING=1")
             self.headset.close()
@@ -112,7 +119,7 @@ class Companion:
 
     # Events and states -------------------------------------------------------------------------
 
-    def _take(self, event: Event) -> None:
+    def take(self, event: Event) -> None:
         """Never waits: the call button must not stand in line behind a slow disk or a hung voice."""
         before = self.state
         if (before, event) not in TRANSITIONS or self._too_early(event) or self._no_wearer(event):
@@ -123,7 +130,7 @@ class Companion:
         after = step(before, event)
         if self.muted and after is State.LISTENING:
             return self._answer_muted(before)
-        self.recording.saw(event, before, after, self._alert.kind if self._alert else "")
+        self.recording.saw(event, before, after, self.alarm.kind)
         if after is State.LISTENING:
             self.history = []
         self._enter(after, event)
@@ -133,7 +140,7 @@ class Companion:
             self._silence_turn()
             self._begin_turn()
         elif after is State.ALERTING:
-            self._raise_alarm(before, event)
+            self._sound_alarm(before, event)
         elif after is State.QUIET:
             self.guide.begin(self._tasks)
         elif event in (Event.TAP, Event.LOST, Event.TIMEOUT, Event.QUIET):
@@ -141,9 +148,7 @@ class Companion:
             if after is State.FAULT and before in (State.LISTENING, State.THINKING, State.SPEAKING, State.QUIET):
                 self._play("cant_answer")
         elif event is Event.ACKNOWLEDGE:
-            self.audio.stop()
-            self._alert = None
-            self._tasks.start_soon(anyio.to_thread.run_sync, self.caregiver.acknowledged)
+            self.alarm.end()
 
     def _too_early(self, event: Event) -> bool:
         """Two events that may be older than the state they meet.
@@ -154,7 +159,7 @@ class Companion:
         now = time.monotonic()
         if event is Event.TIMEOUT:
             return now - self.since <= TIMEOUTS[self.state]
-        return event is Event.ACKNOWLEDGE and now - self._alarmed < self.settings.panel.acknowledge_seconds + 0.5
+        return event is Event.ACKNOWLEDGE and now - self.alarm.began < self.settings.panel.acknowledge_seconds + 0.5
 
     def _no_wearer(self, event: Event) -> bool:
         return event is Event.QUIET and self.settings.headset.board == "none"
@@ -187,7 +192,7 @@ class Companion:
         if control in (Control.MUTE, Control.UNMUTE):
             self.muted = control is Control.MUTE
             if self.muted and self.state is State.LISTENING:
-                self._take(Event.TAP)  # what was begun is dropped
+                self.take(Event.TAP)  # what was begun is dropped
         else:
             self.volume = min(max(self.volume + (1 if control is Control.LOUDER else -1), 1), len(VOLUMES))
             if self.state is State.READY and self.audio.pending == 0:
@@ -204,20 +209,12 @@ class Companion:
         if self.audio.pending == 0:
             self._play("muted")
 
-    def _raise_alarm(self, before: State, event: Event) -> None:
-        """Sound first, then the call: nothing here waits for a model, a disk or a network."""
-        if before is State.ALERTING and event is not Event.TIMEOUT:
-            return  # a person is being called already
-        if event is not Event.TIMEOUT:
-            self._alarmed = time.monotonic()
-            if self._alert is None:
-                self._alert = Alert("call_someone", "call button", "calling")
-        assert self._alert is not None
-        self._silence_turn()
-        self.audio.begin()
-        self.audio.play(self.sounds[self._alert.message])  # at full volume, whatever was chosen
-        self._tasks.start_soon(anyio.to_thread.run_sync, self.caregiver.call, self._alert.kind, self._alert.rule)
-        self.watch("call", self._alert)
+    def _sound_alarm(self, before: State, event: Event) -> None:
+        if event is Event.TIMEOUT:
+            self.alarm.goes_on()
+        elif before is not State.ALERTING:  # else a person is being called already
+            self._silence_turn()
+            self.alarm.begin()
 
     # The turn ----------------------------------------------------------------------------------
 
@@ -283,11 +280,6 @@ class Companion:
         await self.remembering.store(exchange.number, turn)
         log("turn", number=len(self.turns), engine=turn.engine, **dict[str, Any](turn.latency))
         self.watch("turn", turn)
-
-    def alarm(self, alert: Alert) -> None:
-        """A rule fired on what was heard."""
-        self._alert = alert
-        self.post(Event.ALERT)
 
     def affect(self) -> Affect:
         """What the headset supports saying right now; it abstains with the reason otherwise."""

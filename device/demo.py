@@ -184,7 +184,7 @@ def simulated(settings: Settings, folder: Path, eeg: str) -> Settings:
             "memory": settings.memory.model_copy(
                 update={"file": str(folder / "memory.db"), "key": str(folder / "memory.key")}
             ),
-            "safety": settings.safety.model_copy(update={"call_log": str(folder / "calls.log")}),
+            "safety": settings.safety.model_copy(update={"folder": str(folder / "safety"), "socket": str(folder / "companion.sock")}),
             "log": settings.log.model_copy(update={"level": "warning"}),
         }
     )

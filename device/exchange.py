@@ -66,7 +66,7 @@ class Exchange:
             return Event.NOTHING if self._released - self._pressed < SHORT_PRESS else await self._say_again()
         self.alert = safety.check(heard.text)  # first of all: pure, no model, no disk
         if self.alert is not None:
-            self._home.alarm(self.alert)
+            self._home.alarm.heard(self.alert)
             self.heard = heard
             return None
         if heard.confidence < settings.listen.min_confidence:

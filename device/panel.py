@@ -46,11 +46,13 @@ class Panel:
         self._mute: Any = None
         self._mute_lamp: Any = None
         self._ambient: Any = None
+        self._relay: Any = None
         try:
             if factory is not None:
                 check_pins(settings, factory)
                 self._open_lights(factory)
                 self._open_buttons()
+                self._open_relay(factory)
             if settings.usb_device:
                 self._open_usb()
             elif factory is None:
@@ -63,6 +65,11 @@ class Panel:
         """Show `light` from now on; it blinks in the background. The same light again is no change."""
         if self._lamp is not None:
             self._lamp.show(light, night)
+
+    def nurse_call(self, on: bool) -> None:
+        """Hold the nurse-call relay, or let it go. Without one, nothing."""
+        if self._relay is not None:
+            self._relay.on() if on else self._relay.off()
 
     @property
     def muted(self) -> bool:
@@ -86,6 +93,14 @@ class Panel:
         self._lamp = self._open("panel.light_pins", ", ".join(pins), lambda: Lamp(pins, factory))
         if name := self._settings.mute_light_pin:
             self._mute_lamp = self._open("panel.mute_light_pin", name, lambda: LED(name, pin_factory=factory))
+
+    def _open_relay(self, factory: Factory) -> None:
+        from gpiozero import OutputDevice
+
+        if name := self._settings.nurse_call_pin:
+            high = self._settings.nurse_call_level == "high"
+            make = lambda: OutputDevice(name, active_high=high, initial_value=False, pin_factory=factory)  # noqa: E731
+            self._relay = self._open("panel.nurse_call_pin", name, make)
 
     def _open_buttons(self) -> None:
         hands = self._hands
@@ -210,6 +225,11 @@ class SimulatedPanel(Panel):
         """Red, green and blue as the pins have them now, 0.0 or 1.0 each."""
         red, green, blue = (float(lamp.state) for lamp in self._lamps)
         return red, green, blue
+
+    def calling(self) -> bool:
+        """Whether the nurse-call relay is held, as its pin has it now."""
+        factory: Any = self._factory
+        return bool(factory.pin(self._settings.nurse_call_pin).state) == (self._settings.nurse_call_level == "high")
 
     def mute_lit(self) -> bool:
         """The mute switch's own light, as its pin has it now."""

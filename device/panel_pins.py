@@ -26,7 +26,7 @@ def button_pins(settings: PanelSettings) -> dict[str, str]:
 
 def lamp_pins(settings: PanelSettings) -> dict[str, str]:
     pins = {f"panel.light_pins ({colour})": pin for colour, pin in zip(("red", "green", "blue"), settings.light_pins, strict=True)}
-    return pins | ({"panel.mute_light_pin": settings.mute_light_pin} if settings.mute_light_pin else {})
+    return pins | {f"panel.{name}": getattr(settings, name) for name in ("mute_light_pin", "nurse_call_pin") if getattr(settings, name)}
 
 
 def check_pins(settings: PanelSettings, factory: Factory) -> None:

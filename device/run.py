@@ -17,6 +17,7 @@ from device import safety_table, sounds
 from device.config import FIRMWARE, Settings, dump, make_socket_folder
 from device.logs import log
 from device.memory import Memory, MemoryFault
+from device.provisioning import check_provisioned
 
 NICE = 5  # of the voice process, here and in its unit; `bedside bench load` measures what it is for
 
@@ -32,6 +33,7 @@ def open_memory(settings: Settings) -> Memory | None:
 
 def run(settings: Settings, config: str | None, with_voice: bool = False) -> int:
     """0 after SIGTERM or SIGINT. Raises PanelLost and the like when there is nothing to be a device with."""
+    check_provisioned(settings)
     make_socket_folder(settings)
     safety_table.shipped()  # read now: a table that can't be used is a fault to be seen, not a rule that stays silent
     from device.audio import open_audio
@@ -51,7 +53,11 @@ def run(settings: Settings, config: str | None, with_voice: bool = False) -> int
                 tasks.start_soon(_until_signal, tasks.cancel_scope)
                 await home.run()
 
-    with voice_process(settings) if with_voice else contextlib.nullcontext():
+    with contextlib.ExitStack() as others:
+        if with_voice:
+            others.enter_context(voice_process(settings))
+            if settings.safety.webhook or settings.safety.command:
+                others.enter_context(other_process(settings, "caller"))
         anyio.run(companion)
     if memory is not None:
         memory.close()
@@ -68,13 +74,20 @@ async def _until_signal(scope: anyio.CancelScope) -> None:
 @contextlib.contextmanager
 def voice_process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     """The real voice process with these settings, on `settings.voice.socket`; ended with the block."""
+    with other_process(settings, "voice") as child:
+        # The models' threads must not starve the loop on a two-core machine.
+        os.setpriority(os.PRIO_PROCESS, child.pid, NICE)  # before it has threads: they inherit it
+        yield child
+
+
+@contextlib.contextmanager
+def other_process(settings: Settings, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`bedside voice` or `bedside caller` with these settings; ended with the block."""
     with tempfile.TemporaryDirectory(prefix="bedside-") as folder:
         file = Path(folder) / "settings.toml"
         file.write_text(dump(settings), encoding="utf-8")
-        command = [sys.executable, "-m", "device", "voice", "--config", str(file)]
-        # The models' threads must not starve the loop on a two-core machine.
+        command = [sys.executable, "-m", "device", name, "--config", str(file)]
         child = subprocess.Popen(command)
-        os.setpriority(os.PRIO_PROCESS, child.pid, NICE)  # before it has threads: they inherit it
         try:
             yield child
         finally:

@@ -124,6 +124,6 @@ def check(heard: str, table: Table | None = None) -> Alert | None:
 
 # What is played for each kind (device/sounds.py).
 MESSAGES = {
-    "suicide": "crisis", "self_harm": "crisis", "harm_to_others": "calling", "abuse": "calling", "medical": "calling",
+    "suicide": "crisis", "self_harm": "crisis", "harm_to_others": "danger", "abuse": "danger", "medical": "medical",
     "call_someone": "calling",
 }  # fmt: skip

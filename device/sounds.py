@@ -26,7 +26,18 @@ NAMES: dict[str, str] = {
     "again": "nothing was understood, or too little of it",
     "cant_answer": "the button is pressed while the voice is lost",
     "calling": "the call button was pressed",
-    "crisis": "a safety rule fired",
+    "crisis": "a safety rule on suicide or self-harm fired",
+    "medical": "a safety rule on a medical emergency fired",
+    "danger": "a safety rule on harm to others or abuse fired",
+    "emergency_number_is": "after crisis, medical and danger, before the number's digits",
+    "crisis_number_is": "after crisis, before the number's digits",
+    **{f"digit_{digit}": "in a number" for digit in range(10)},
+    "still_here": "while a person is on the way",
+    "still_calling": "the same, after the call button",
+    "slow_breath": "the same, in a crisis",
+    "held_up": "the same",
+    "look_around": "the same",
+    "keep_still": "the same, in a medical emergency",
     "muted": "the button is pressed while the mute switch is off",
     "forgotten": "the patient asked to forget what they last said, and it is erased",
     "forget_sure": "the patient asked to forget everything",
@@ -43,6 +54,17 @@ NAMES: dict[str, str] = {
 }
 SPOKEN = tuple(name for name in NAMES if name != "listening")
 SUMS = "SHA256SUMS"
+# What is said while a person is on the way, in turn, for each kind of alert (device/safety.py).
+PROMPTS: dict[str, tuple[str, ...]] = {
+    "suicide": ("still_here", "slow_breath", "held_up", "look_around", "crisis"),
+    "self_harm": ("still_here", "slow_breath", "held_up", "look_around", "crisis"),
+    "harm_to_others": ("still_here", "slow_breath", "danger"),
+    "abuse": ("still_here", "slow_breath", "danger"),
+    "medical": ("keep_still", "still_here", "medical"),
+    "call_someone": ("still_calling", "still_here"),
+}
+NUMBERS: dict[str, tuple[str, ...]] = {"crisis": ("emergency", "crisis"), "medical": ("emergency",), "danger": ("emergency",)}
+PAUSE = 0.2  # seconds before a number's lead and between its digits
 AGAIN = "run scripts/make-sounds, or restore the file from the release."
 
 
@@ -58,6 +80,22 @@ def load(folder: Path | str) -> dict[str, np.ndarray]:
     folder = Path(folder)
     sums = _sums(folder / SUMS)
     return {name: _read(folder / f"{name}.wav", sums) for name in NAMES}
+
+
+def with_numbers(recorded: dict[str, np.ndarray], emergency: str, crisis: str) -> dict[str, np.ndarray]:
+    """`recorded`, the messages of NUMBERS followed by the numbers of the settings; an empty number is left out."""
+    numbers = {"emergency": emergency, "crisis": crisis}
+    pause = np.zeros(int(PAUSE * VOICE_RATE), np.int16)
+    out = dict(recorded)
+    for message, which in NUMBERS.items():
+        parts = [recorded[message]]
+        for name in which:
+            digits = [digit for digit in numbers[name] if digit.isdigit()]
+            if digits:
+                parts += [pause, recorded[f"{name}_number_is"]]
+                parts += [part for digit in digits for part in (pause, recorded[f"digit_{digit}"])]
+        out[message] = np.concatenate(parts)
+    return out
 
 
 def texts(folder: Path | str) -> dict[str, str]:

@@ -63,6 +63,7 @@ async def bedside(
     about: dict[str, Any] | None = None,
     headset: dict[str, str] | None = None,
     panel: dict[str, str] | None = None,
+    safety: dict[str, Any] | None = None,
 ) -> AsyncIterator[Any]:
     """A companion that runs, with everything a test may want to look at or pull.
 
@@ -74,7 +75,7 @@ async def bedside(
         {},
         voice={"socket": socket or str(folder / "v.sock")},
         memory={"file": str(folder / "memory.db"), "key": str(folder / "memory.key")},
-        safety={"call_log": str(folder / "calls.log")},
+        safety={"folder": str(folder / "safety"), "socket": str(folder / "c.sock"), **(safety or {})},
         headset=headset or {},
         panel={"acknowledge_seconds": HOLD, "tap_seconds": 0.05, **(panel or {})},
     )
@@ -96,7 +97,7 @@ async def bedside(
     holder.append(companion)
     home = SimpleNamespace(
         companion=companion, panel=hands, card=card, memory=memory, ears=ears, pen=pen, server=server,
-        seen=seen, entered=entered, settings=settings, calls=folder / "calls.log",
+        seen=seen, entered=entered, settings=settings, audit=folder / "safety" / "audit.log",
     )  # fmt: skip
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(companion.run)
@@ -138,7 +139,7 @@ async def press(home: Any) -> None:
 async def acknowledge(home: Any) -> None:
     """A caregiver comes, once the alert is old enough to be ended, and holds the call button."""
     home.panel.release_call()
-    old_enough = home.companion._alarmed + 0.5
+    old_enough = home.companion.alarm.began + 0.5
     await until(lambda: time.monotonic() > old_enough + 0.05, "the alert to be old enough")
     home.panel.press_call()
     await until(lambda: home.companion.state is not State.ALERTING, "the acknowledgement")

@@ -170,13 +170,16 @@ sys.exit(code)
         ('[panel]\nkind = "gpio"\ntalk_pinn = "BOARD7"', ":3: unknown setting 'panel.talk_pinn': did you mean 'talk_pin'?"),
         ('[panel]\nkind = "gpio"\ncall_pin = "BOARD7"', "panel.call_pin = 'BOARD7' is the pin that panel.talk_pin uses already"),
         ('[panel]\nkind = "gpio"\ntalk_pin = "BOARD99"', "panel.talk_pin = 'BOARD99' is not a pin"),
+        ('[panel]\nkind = "gpio"\n[safety]\ncrisis_number = "116 123"\ncommand = ["x"]', "safety.emergency_number = '': the emergency"),
     ],
-    ids=["a typing error", "two buttons on one pin", "a wrong pin"],
+    ids=["a typing error", "two buttons on one pin", "a wrong pin", "no number to say"],
 )
 def test_a_device_that_can_not_start_says_why_and_flashes_yellow_until_it_is_ended(tmp_path: Path, text: str, said: str) -> None:
     """The real command in a process of its own, on mock pins; systemd ends it with SIGTERM."""
     file = tmp_path / "companion.toml"
     rest = f'\n[audio]\nkind = "wav"\n[voice]\nsocket = "{tmp_path}/v.sock"\n[memory]\nfile = "{tmp_path}/m.db"\n'
+    if "[safety]" not in text:
+        rest += f'[safety]\nemergency_number = "112"\ncrisis_number = "116 123"\ncommand = ["/bin/true"]\nsocket = "{tmp_path}/c.sock"\n'
     file.write_text(text + rest, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("NOTIFY_SOCKET", None)

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from device.config import FIRMWARE, OVERRIDES, ConfigError, Settings, load, rows
+from device.provisioning import check_provisioned
 
 
 @pytest.fixture
@@ -115,15 +116,18 @@ def test_the_device_settings_load() -> None:
     s = load(FIRMWARE / "companion.toml", env={})
     assert (s.panel.kind, s.audio.kind, s.headset.board) == ("gpio", "card", "none")
     assert (s.voice.engine, s.voice.csm_model) == ("csm", "sesame/csm-1b")
-    paths = (s.memory.file, s.models.folder, s.safety.call_log)
+    paths = (s.memory.file, s.models.folder, s.safety.folder)
     assert all(p.startswith("/var/lib/bedside/") for p in paths)
     assert s.voice.socket.startswith("/run/bedside/")
+    assert s.safety.socket.startswith("/run/bedside/")
+    with pytest.raises(ConfigError, match=r"emergency_number = ''.*\n.*crisis_number = ''.*\n.*would reach nobody"):
+        check_provisioned(s)
 
 
 def test_the_simulated_settings_load() -> None:
     s = load(FIRMWARE / "sim.toml", env={})
     assert (s.panel.kind, s.audio.kind, s.headset.board) == ("simulated", "wav", "none")
-    paths = (s.memory.file, s.safety.call_log, s.voice.socket)
+    paths = (s.memory.file, s.safety.folder, s.safety.socket, s.voice.socket)
     assert not any(Path(p).is_absolute() for p in paths)
 
 

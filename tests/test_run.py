@@ -31,7 +31,7 @@ class Systemd:
         config.write_text(
             f'[panel]\nkind = "simulated"\n[audio]\nkind = "wav"\n[voice]\nsocket = "{self.folder}/v.sock"\n'
             f'[memory]\nfile = "{state or self.folder}/memory.db"\n'
-            f'[safety]\ncall_log = "{state or self.folder}/calls.log"\n{extra}'
+            f'[safety]\nfolder = "{state or self.folder}/safety"\nsocket = "{self.folder}/c.sock"\n{extra}'
         )
         env = {**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify"), "WATCHDOG_USEC": str(int(watchdog * 1e6))}
         arguments = [sys.executable, "-m", "device", *command.split(), "--config", str(config)]

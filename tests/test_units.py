@@ -16,7 +16,7 @@ import pytest
 from device.memory_key import CREDENTIAL
 
 UNITS = Path(__file__).resolve().parent.parent / "systemd"
-NAMES = ("bedside-companion", "bedside-voice")
+NAMES = ("bedside-companion", "bedside-voice", "bedside-caller")
 ANALYZE = shutil.which("systemd-analyze")
 pytestmark = pytest.mark.skipif(ANALYZE is None, reason="no systemd-analyze on this machine")
 
@@ -74,7 +74,7 @@ def test_a_misspelt_key_is_noticed(copies: Path) -> None:
     assert any("Unknown key" in line for line in complaints(copies))
 
 
-@pytest.mark.parametrize(("name", "limit"), [("bedside-companion", 2.0), ("bedside-voice", 3.5)])
+@pytest.mark.parametrize(("name", "limit"), [("bedside-companion", 2.0), ("bedside-voice", 3.5), ("bedside-caller", 2.5)])
 def test_the_exposure_stays_below_its_limit(copies: Path, name: str, limit: float) -> None:
     file = copies / f"{name}.service"
     code, said = analyze("security", "--offline=true", f"--threshold={int(limit * 10)}", file)
@@ -91,8 +91,10 @@ def test_a_hung_process_is_found_and_restarted(name: str) -> None:
     service = unit(name)["Service"]
     assert (service["Type"], service["NotifyAccess"]) == ("notify", "main")
     assert int(service["WatchdogSec"]) > 0
-    assert service["Restart"] == "on-failure"
-    assert int(unit(name)["Unit"]["StartLimitBurst"]) > 0
+    if name == "bedside-caller":  # never gives up
+        assert (service["Restart"], unit(name)["Unit"]["StartLimitIntervalSec"]) == ("always", "0")
+    else:
+        assert (service["Restart"], int(unit(name)["Unit"]["StartLimitBurst"]) > 0) == ("on-failure", True)
     assert (service["User"], service["RuntimeDirectory"]) == ("bedside", "bedside")
 
 
@@ -119,6 +121,14 @@ def test_the_programs_are_the_installed_ones() -> None:
     start = "/opt/bedside/.venv/bin/bedside {} --config /etc/bedside/companion.toml"
     assert unit("bedside-companion")["Service"]["ExecStart"] == start.format("run")
     assert unit("bedside-voice")["Service"]["ExecStart"] == start.format("voice")
+    assert unit("bedside-caller")["Service"]["ExecStart"] == start.format("caller")
+
+
+def test_only_the_caller_has_a_network() -> None:
+    for name in NAMES:
+        service = unit(name)["Service"]
+        families = service["RestrictAddressFamilies"]
+        assert ("AF_INET" in families, service.get("PrivateNetwork")) == ((True, None) if name == "bedside-caller" else (False, "yes"))
 
 
 def test_the_key_of_the_memory_is_passed_and_its_absence_does_not_stop_the_call_button() -> None:
@@ -138,7 +148,7 @@ def test_the_user_and_every_group_of_the_units_are_made(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     groups = {line.split(":")[0] for line in (tmp_path / "etc/group").read_text().splitlines()}
-    wanted = {g for n in NAMES for g in unit(n)["Service"]["SupplementaryGroups"].split()}
+    wanted = {g for n in NAMES for g in unit(n)["Service"].get("SupplementaryGroups", "").split()}
     assert wanted | {"bedside"} <= groups
     assert "bedside:" in (tmp_path / "etc/passwd").read_text()
 
