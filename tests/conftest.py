@@ -10,11 +10,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import device.voice  # noqa: F401 (it tells OpenMP not to spin, before torch is loaded)
 from device import models
 from device.bench_sound import Pulse
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("bedside", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("bedside")
 
 
 @pytest.fixture(scope="session")

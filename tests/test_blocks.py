@@ -26,7 +26,7 @@ def through(line: TimeLine, places: np.ndarray, numbers: np.ndarray, cuts: list[
 
 
 @pytest.mark.parametrize("counter", [CYTON, DAISY, MUSE, None])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cuts=st.lists(st.integers(0, 900), max_size=20).map(sorted))
 def test_an_unbroken_stream_is_passed_on_whole(counter: Counter | None, cuts: list[int]) -> None:
     """However it is cut into calls, all but the last sample, which has no successor yet, and no gap."""
@@ -41,7 +41,7 @@ def test_an_unbroken_stream_is_passed_on_whole(counter: Counter | None, cuts: li
 
 
 @pytest.mark.parametrize("counter", [CYTON, DAISY, MUSE])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     lost=st.lists(st.tuples(st.integers(1, 55), st.integers(1, 3)), min_size=1, max_size=3, unique_by=lambda pair: pair[0]),
     cuts=st.lists(st.integers(0, 400), max_size=20).map(sorted),
@@ -61,7 +61,7 @@ def test_lost_packages_are_gaps_and_every_sample_keeps_its_place(counter: Counte
     assert sum(samples.shape[1] for _, samples, _ in runs) >= len(places) - 2 * edges - 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     at=st.integers(2, 290), number=st.integers(0, 255), ate=st.integers(0, 20), cuts=st.lists(st.integers(0, 280), max_size=9).map(sorted)
 )

@@ -209,7 +209,7 @@ def test_a_sequence_has_the_rows_of_a_conversation() -> None:
     assert after[learn].tolist() == [[1, 2], [3, 4], [0, 0]]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 20), st.booleans()), min_size=1, max_size=14), st.integers(4, 60))
 def test_each_utterance_is_learnt_once_and_no_sequence_is_too_long(sizes: list[tuple[int, int, bool]], positions: int) -> None:
     whole = [Utterance((number,) * text, np.full((frames, 2), 1, np.uint16), learn) for number, (text, frames, learn) in enumerate(sizes)]
