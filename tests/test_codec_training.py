@@ -31,6 +31,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(module, "CONFIG", TINY)
     monkeypatch.setattr(codec, "UNQUANTISED", 4)
     monkeypatch.setattr(codec, "SAMPLE", 256)
+    monkeypatch.setattr(codec, "BOOKS", (3, 2))
     monkeypatch.setattr(halves, "RISE", 2)
     for name, value in (("RATE", 5e-3), ("CLIPS", 4), ("FRAMES", 8)):
         for module in (codec, encoder, decoder):

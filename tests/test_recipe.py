@@ -12,8 +12,10 @@ import torch
 from accelerate.state import AcceleratorState
 from test_codec_training import TINY
 
-from device.training import codec, corpus, decoder, encoded, recipe, small
+from device.training import codec, corpus, decoder, encoded, kept_codec, recipe, small
 from device.training.recipe import Recipe, stages
+
+NOWHERE = Path("/nowhere")  # no codec comes with the project, unless a test says so
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,10 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     for module, name in ((codec, "CONFIG"), (encoded, "CONFIG"), (small, "CODEC")):
         monkeypatch.setattr(module, name, TINY)
+    monkeypatch.setattr(kept_codec, "CONFIG", TINY)
+    monkeypatch.setattr(kept_codec, "FOLDER", NOWHERE)
     monkeypatch.setattr(codec, "UNQUANTISED", 2)
+    monkeypatch.setattr(codec, "BOOKS", (3, 2))
     monkeypatch.setattr(codec, "SAMPLE", 256)
     monkeypatch.setattr(recipe, "CODEC_STEPS", 6)
     monkeypatch.setattr(recipe, "CSM_STEPS", 4)
@@ -80,6 +85,36 @@ def test_from_sentences_to_a_voice(spoken: Path, tmp_path: Path) -> None:
     half.load(spoken / "decoder" / "decoder.pt")
     half.settle()
     assert not torch.equal(shipped, torch.cat([p.flatten() for p in half.mimi.decoder.parameters()]))
+
+
+def test_a_codec_that_comes_with_the_project_gives_the_same_codes_untrained(
+    spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Recipe(spoken, minutes=10)
+    for _, stage in stages(first, ["codec", "codes", "encoder", "decoder"]):
+        stage()
+    monkeypatch.setattr(kept_codec, "FOLDER", first.ship_codec(tmp_path / "mimi-tiny"))
+    work = tmp_path / "again"
+    work.mkdir()
+    (work / "corpus").symlink_to(spoken / "corpus")
+    again = Recipe(work, minutes=10)
+    assert [name for name, _ in stages(again, [])] == ["corpus", "codes", "csm"]
+    again.codes()
+    codes = [np.load(folder / "codes" / encoded.CODES) for folder in (spoken, work)]
+    assert (codes[0] == codes[1]).mean() > 0.95  # the ear was rounded to bf16
+    # What was learnt of hearing and sounding is in it, and the device's own Mimi is filled by it.
+    shipped, _ = first._mimi()
+    kept = kept_codec.ready(tmp_path / "mimi-tiny").moshi
+    for name, weight in shipped.decoder.state_dict().items():
+        assert torch.equal(weight.to(torch.bfloat16).float(), kept.decoder.state_dict()[name].float()), name
+
+
+def test_a_codec_of_another_shape_is_named(spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mimi, ear = codec.Codec(1).mimi, codec.Codec(1).ear
+    folder = kept_codec.write(tmp_path / "mimi-tiny", mimi, ear)
+    monkeypatch.setattr(kept_codec, "CONFIG", TINY | {"codebook_size": 64})
+    with pytest.raises(ValueError, match="another codebook_size"):
+        kept_codec.read(folder)
 
 
 def test_a_stage_that_is_done_is_not_done_again(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:

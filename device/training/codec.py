@@ -34,12 +34,14 @@ CONFIG: dict[str, Any] = {
     "upsampling_ratios": [4, 5, 6, 8],
 }  # fmt: skip
 SPECTRA = FRAME // LogMel.STEP  # of a frame
-FRAMES, CLIPS = 64, 32  # of 80 ms in one piece of sound, and pieces in a step
+FRAMES, CLIPS = 64, 24  # of 80 ms in one piece of sound, and pieces in a step
 RATE = 1e-3
 UNQUANTISED = 300  # steps before there are codebooks: they begin as the means of what the ear then says
 SAMPLE = 8192  # frames that the codebooks' first means are made of
-DROPOUT = 0.25  # share of the steps that use only some of the codebooks
-COMMITMENT, MEANING = 0.25, 0.1  # weights of the two other losses beside the spectrum's
+# Which of the codebooks a step uses, each as often as it is listed: a language model is surest of the first two, so they alone
+# should be understood.
+BOOKS = (8, 8, 8, 4, 2)
+COMMITMENT, MEANING = 0.25, 0.3  # weights of the two other losses beside the spectrum's
 MIDDLE, SPREAD = -4.5, 2.0  # of log-mel spectra, about
 
 
@@ -90,14 +92,14 @@ class Reader(nn.Module):
 
 
 class Teacher(nn.Module):
-    """Reads the phonemes off the first codebook, so that its codes follow the sounds of speech."""
+    """Reads the phonemes off the first codebooks, so that their codes follow the sounds of speech."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.reads = nn.Linear(width, phones.PER_FRAME * phones.COUNT)
 
     def forward(self, first: Tensor, spoken: Tensor) -> Tensor:
-        """Nats a label, of the first codebook's vectors (batch, width, frames) and the labels (batch, frames, PER_FRAME)."""
+        """Nats a label, of the codebooks' vectors (batch, width, frames) and the labels (batch, frames, PER_FRAME)."""
         read = self.reads(first.transpose(1, 2)).unflatten(-1, (phones.PER_FRAME, phones.COUNT))
         known = spoken != phones.UNKNOWN
         return F.cross_entropy(read[known], spoken[known]) if known.any() else read.sum() * 0
@@ -106,19 +108,24 @@ class Teacher(nn.Module):
 class Codec:
     """The codebooks and the networks around them, their optimiser, and how far they have come."""
 
-    def __init__(self, steps: int) -> None:
-        width = CONFIG["hidden_size"]
-        self.mimi = network(CONFIG, CONFIG["num_quantizers"], "cpu").train()
+    def __init__(self, steps: int, device: str = "cpu") -> None:
+        width, self.device = CONFIG["hidden_size"], device
+        self.mimi = network(CONFIG, CONFIG["num_quantizers"], device).train()
         even_out(self.mimi)
-        self.ear, self.reader, self.teacher, self.steps, self.step = Ear(width), Reader(width), Teacher(width), steps, 0
+        self.ear, self.reader, self.teacher = Ear(width).to(device), Reader(width).to(device), Teacher(width).to(device)
+        self.steps, self.step = steps, 0
         parts = (self.ear, self.reader, self.teacher, self.mimi.quantizer)
         learning = [p for part in parts for p in part.parameters()]
         self.best = torch.optim.AdamW(learning, RATE, betas=(0.8, 0.99), weight_decay=1e-3, fused=True)
-        self._first: Tensor | None = None
-        self.mimi.quantizer.rvq_first.register_forward_hook(self._keep)
 
-    def _keep(self, module: nn.Module, inputs: Any, result: Any) -> None:
-        self._first = result.x
+    def _quantised(self, latent: Tensor, books: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the first codebook keeps of `latent` (batch, width, frames), what the first two do, what `books` do; the commitment."""
+        first, rest = self.mimi.quantizer.rvq_first(latent, self.mimi.frame_rate), self.mimi.quantizer.rvq_rest
+        wanted = rest.input_proj(latent)
+        kept, codes, far, _ = rest.vq(wanted, n_q=books - 1)
+        second = wanted + (rest.vq.layers[0].decode(codes[0]) - wanted).detach()
+        penalty = (first.penalty + (books - 1) * far.mean()) / books
+        return first.x, first.x + rest.output_proj(second), first.x + rest.output_proj(kept), penalty
 
     def learn(self, sound: Tensor, spoken: Tensor) -> dict[str, float]:
         """One step on float sound (batch, samples) and its labels (batch, frames, PER_FRAME). The losses."""
@@ -127,14 +134,12 @@ class Codec:
         spectra = self.ear.spectra(sound)
         latent, losses = self.ear(spectra), dict[str, Tensor]()
         if self.step >= UNQUANTISED:
-            self.mimi.quantizer.rvq_rest.q_dropout = random.random() < DROPOUT
-            result = self.mimi.quantizer(latent, self.mimi.frame_rate)
-            assert self._first is not None
-            latent = result.x
-            losses = {"commitment": COMMITMENT * result.penalty, "meaning": MEANING * self.teacher(self._first, spoken)}
+            first, two, latent, penalty = self._quantised(latent, random.choice(BOOKS))
+            meaning = (self.teacher(first, spoken) + self.teacher(two, spoken)) / 2
+            losses = {"commitment": COMMITMENT * penalty, "meaning": MEANING * meaning}
         losses["mel"] = self.reader(latent, spectra)
         self.best.zero_grad(set_to_none=True)
-        sum(losses.values(), torch.zeros(())).backward()
+        torch.stack([*losses.values()]).sum().backward()
         parameters = [p for group in self.best.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         self.best.step()
@@ -156,7 +161,7 @@ class Codec:
         file.with_suffix(".new").replace(file)
 
     def load(self, file: Path) -> None:
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, map_location=self.device, weights_only=True)
         for name in ("mimi", "ear", "reader", "teacher", "best"):
             getattr(self, name).load_state_dict(state[name])
         self.step = state["step"]
@@ -191,21 +196,27 @@ class Pieces:
         return torch.from_numpy(sound), torch.from_numpy(np.stack([self.spoken[at : at + frames] for at in starts]).astype(np.int64))
 
 
-def train(sound: np.ndarray, spoken: np.ndarray, out: Path, steps: int, minutes: float, every: int = 100) -> Codec:
+def train(
+    sound: np.ndarray, spoken: np.ndarray, out: Path, steps: int, minutes: float, every: int = 100, device: str = "cpu"
+) -> Codec:
     """Learn `sound` and its labels. Go on from `out`/codec.pt until `steps`, or for `minutes`. Losses go to `out`/codec.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
-    codec, file, ends = Codec(steps), out / "codec.pt", time.monotonic() + 60 * minutes
+    codec, file, ends = Codec(steps, device), out / "codec.pt", time.monotonic() + 60 * minutes
     if file.is_file():
         codec.load(file)
     torch.manual_seed(codec.step)
     random.seed(codec.step)
     pieces, sums, began = Pieces(sound, spoken, seed=codec.step), dict[str, float](), time.monotonic()
+
+    def draw() -> list[Tensor]:
+        return [part.to(device) for part in pieces.draw()]
+
     while codec.step < steps and time.monotonic() < ends:
         if codec.step == UNQUANTISED:
             with torch.no_grad():
-                many = [codec.ear(codec.ear.spectra(pieces.draw()[0])) for _ in range(-(-SAMPLE // (CLIPS * FRAMES)))]
+                many = [codec.ear(codec.ear.spectra(draw()[0])) for _ in range(-(-SAMPLE // (CLIPS * FRAMES)))]
             codec.begin_codebooks(torch.cat([*torch.cat(many)], -1)[None])
-        for name, value in codec.learn(*pieces.draw()).items():
+        for name, value in codec.learn(*draw()).items():
             sums[name] = sums.get(name, 0.0) + value
         if codec.step % every == 0 or codec.step == steps:
             line = {"step": codec.step, "seconds": round(time.monotonic() - began, 1)} | {k: round(v / every, 4) for k, v in sums.items()}

@@ -43,11 +43,12 @@ class Spoken:
 class Decoder:
     """The half of Mimi that makes sound, its optimiser, its critics, and how far it has come."""
 
-    def __init__(self, mimi: nn.Module, steps: int, critics_from: int) -> None:
-        self.mimi, self.steps, self.critics_from, self.step = mimi.requires_grad_(False).eval(), steps, critics_from, 0
+    def __init__(self, mimi: nn.Module, steps: int, critics_from: int, device: str = "cpu") -> None:
+        self.mimi, self.device = mimi.requires_grad_(False).eval().to(device), device
+        self.steps, self.critics_from, self.step = steps, critics_from, 0
         self.parts = nn.ModuleList([mimi.upsample, mimi.decoder_transformer, mimi.decoder]).requires_grad_(True).train()
         self.mean = [p.detach().clone() for p in self.parts.parameters()]
-        self.spectra, self.critics = MelDistance(), Critics()
+        self.spectra, self.critics = MelDistance().to(device), Critics().to(device)
         self.best = torch.optim.AdamW(self.parts.parameters(), RATE, betas=(0.8, 0.99), weight_decay=1e-3, fused=True)
         self.critics_best = torch.optim.AdamW(self.critics.parameters(), CRITIC_RATE, betas=(0.8, 0.99), fused=True)
         self.lengths: dict[str, float] = {}
@@ -66,7 +67,7 @@ class Decoder:
             group["lr"] = rate
         whole = self.sound(codes)
         bare = whole.detach().requires_grad_()
-        first = (torch.arange(bare.shape[-1]) < COLD * FRAME) & cold[:, None]
+        first = (torch.arange(bare.shape[-1], device=bare.device) < COLD * FRAME) & cold[:, None]
         made = torch.where(first, real, bare)
         losses = {"mel": self.spectra(made, real)}
         told = {}
@@ -106,7 +107,7 @@ class Decoder:
         file.with_suffix(".new").replace(file)
 
     def load(self, file: Path) -> None:
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, map_location=self.device, weights_only=True)
         for name in ("parts", "critics", "best", "critics_best"):
             getattr(self, name).load_state_dict(state[name])
         self.mean, self.lengths, self.step = state["mean"], state["lengths"], state["step"]

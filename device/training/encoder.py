@@ -24,8 +24,9 @@ AVERAGE = 0.999  # what is kept is a running mean of the weights
 class Encoder:
     """The half of Mimi that hears, its optimiser, and how far it has come. `ear` is what it learns from."""
 
-    def __init__(self, mimi: nn.Module, ear: Ear, steps: int) -> None:
-        self.mimi, self.ear, self.steps, self.step = mimi.requires_grad_(False), ear.requires_grad_(False).eval(), steps, 0
+    def __init__(self, mimi: nn.Module, ear: Ear, steps: int, device: str = "cpu") -> None:
+        self.mimi, self.ear = mimi.requires_grad_(False).to(device), ear.requires_grad_(False).eval().to(device)
+        self.device, self.steps, self.step = device, steps, 0
         self.parts = nn.ModuleList([mimi.encoder, mimi.encoder_transformer, mimi.downsample]).requires_grad_(True).train()
         self.mean = [p.detach().clone() for p in self.parts.parameters()]
         self.best = torch.optim.AdamW(self.parts.parameters(), RATE, betas=(0.8, 0.99), weight_decay=1e-3, fused=True)
@@ -59,7 +60,7 @@ class Encoder:
         file.with_suffix(".new").replace(file)
 
     def load(self, file: Path) -> None:
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, map_location=self.device, weights_only=True)
         self.parts.load_state_dict(state["parts"])
         self.best.load_state_dict(state["best"])
         self.mean, self.step = state["mean"], state["step"]

@@ -21,6 +21,7 @@ def rate_at(step: int, steps: int, top: float) -> float:
 
 
 class Half(Protocol):
+    device: str
     step: int
     steps: int
 
@@ -38,7 +39,7 @@ def train(half: Half, data: Data, file: Path, minutes: float, every: int = 100) 
     file.parent.mkdir(parents=True, exist_ok=True)
     began, sums = time.monotonic(), dict[str, float]()
     while half.step < half.steps and time.monotonic() - began < 60 * minutes:
-        for name, value in half.learn(*data.draw()).items():
+        for name, value in half.learn(*(part.to(half.device) for part in data.draw())).items():
             sums[name] = sums.get(name, 0.0) + value
         if half.step % every == 0 or half.step == half.steps:
             line: dict[str, Any] = {"step": half.step, "seconds": round(time.monotonic() - began, 1)}

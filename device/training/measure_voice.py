@@ -19,6 +19,7 @@ import torch
 
 from device.bench import normaliser, word_errors
 from device.bench_consistency import EARS, watched
+from device.training import kept_codec
 from device.turn import MIC_RATE, VOICE_RATE
 from device.voice.build import Built, build
 from device.voice.listen import Listener
@@ -145,6 +146,9 @@ def judge_voice(options: Options) -> dict[str, Any]:
     print(f"{'WER':>7}{'MOS':>7}{'alike':>8}{'s':>8}{'cut off':>9}{'first, s':>10}{'factor':>8}  voice")
     _row(out, "the plain voice", measure_plain(said, judge))
     for name in options.checkpoint:
+        if (file := Path(name) / kept_codec.MIMI).is_file():
+            _row(out, f"{name}, a codec", measure_plain(said, judge, kept_codec.ready(file.parent)))
+            continue
         built = build(name, options.precision, options.device)
         if options.codec_only:
             _row(out, f"{name}, its codec alone", measure_plain(said, judge, built.mimi()))

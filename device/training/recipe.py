@@ -1,7 +1,8 @@
 """The recipe of the packaged voice, from nothing to a checkpoint: stages that each go on where they stopped.
 
 `corpus`, `codec` and `codes` come one after the other; `csm`, `encoder` and `decoder` need only the codes, so they may
-run side by side; `ship` takes what each has reached. All of it lies in one working folder outside the repository.
+run side by side; `ship` takes what each has reached. The codec that comes with the project spares `codec`, `encoder` and
+`decoder`. All of it lies in one working folder outside the repository.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from device.training import alphabet, codec, corpus, decoder, encoded, encoder, export, phones, small
+from device.training import alphabet, codec, corpus, decoder, encoded, encoder, export, kept_codec, phones, small
 from device.training.dialogues import Batch, Mixer, Utterance, batch
 from device.training.halves import train
 from device.training.lesson import Lesson
@@ -26,7 +27,9 @@ from device.voice.mimi import network
 from device.voice.tokens import Tokens
 
 SEED = 0
-CODEC_STEPS, CSM_STEPS, ENCODER_STEPS, DECODER_STEPS, CRITICS_FROM = 3000, 8000, 12_000, 16_000, 3000
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CODEC_STEPS, CSM_STEPS, ENCODER_STEPS, DECODER_STEPS, CRITICS_FROM = 2500, 8000, 12_000, 16_000, 3000
+CODEC_STAGES = ("codec", "encoder", "decoder")  # not needed where a trained codec comes with the project
 # (share of the steps from which, positions, sequences, noise). Short texts first, one before one sound; then whole sentences, then
 # conversations, less and less disturbed: what the model hears of itself is never quite what it was taught.
 LESSONS = (
@@ -60,24 +63,33 @@ class Recipe:
 
     def codec(self) -> None:
         made = corpus.read(self.work / "corpus")
-        codec.train(made.sound, phones.labels(made), self.work / "codec", CODEC_STEPS, self.minutes)
+        codec.train(made.sound, phones.labels(made), self.work / "codec", CODEC_STEPS, self.minutes, device=DEVICE)
 
     def codes(self) -> None:
         folder = self.work / "codes"
         if (folder / encoded.CODES).is_file():
             return
-        state = torch.load(self.work / "codec" / "codec.pt", weights_only=True)
-        if state["step"] < CODEC_STEPS:
-            raise ValueError(f"the codec has learnt {state['step']} of {CODEC_STEPS} steps: run the stage codec to its end first")
-        mimi = network(codec.CONFIG, codec.CONFIG["num_quantizers"], "cpu").eval()
-        mimi.load_state_dict(state["mimi"])
-        export.keep_zero_free(mimi)
-        mimi.to(torch.bfloat16).float()  # the codebooks, as they ship
+        mimi, ear = self._codec() if self.own_codec.is_file() else kept_codec.read(kept_codec.FOLDER)
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(mimi.state_dict(), folder / encoded.NETWORK)
-        torch.save(state["ear"], folder / encoded.EAR)
+        torch.save(ear.state_dict(), folder / encoded.EAR)
         alphabet.write(folder)
         encoded.encode(self.work / "corpus", folder, os.cpu_count() or 1)
+
+    @property
+    def own_codec(self) -> Path:
+        """Where the stage codec has its codec: it is taken where there is one, and else the one that comes with the project."""
+        return self.work / "codec" / "codec.pt"
+
+    def _codec(self) -> tuple[Any, codec.Ear]:
+        state = torch.load(self.own_codec, map_location="cpu", weights_only=True)
+        if state["step"] < CODEC_STEPS:
+            raise ValueError(f"the codec has learnt {state['step']} of {CODEC_STEPS} steps: run the stage codec to its end first")
+        mimi, ear = network(codec.CONFIG, codec.CONFIG["num_quantizers"], "cpu").eval(), codec.Ear(codec.CONFIG["hidden_size"])
+        mimi.load_state_dict(state["mimi"])
+        ear.load_state_dict(state["ear"])
+        export.keep_zero_free(mimi)
+        return mimi.to(torch.bfloat16).float(), ear  # the codebooks, as they ship
 
     def csm(self) -> None:
         device, patient, held_out = self._utterances()
@@ -103,14 +115,14 @@ class Recipe:
         loop.run(draw, check)
 
     def encoder(self) -> None:
-        half = encoder.Encoder(encoded.load_network(self.work / "codes"), encoded.load_ear(self.work / "codes"), ENCODER_STEPS)
+        half = encoder.Encoder(encoded.load_network(self.work / "codes"), encoded.load_ear(self.work / "codes"), ENCODER_STEPS, DEVICE)
         file = self.work / "encoder" / "encoder.pt"
         if file.is_file():
             half.load(file)
         train(half, encoder.Pieces(corpus.read(self.work / "corpus").sound, half.step), file, self.minutes)
 
     def decoder(self) -> None:
-        half = decoder.Decoder(encoded.load_network(self.work / "codes"), DECODER_STEPS, CRITICS_FROM)
+        half = decoder.Decoder(encoded.load_network(self.work / "codes"), DECODER_STEPS, CRITICS_FROM, DEVICE)
         file = self.work / "decoder" / "decoder.pt"
         if file.is_file():
             half.load(file)
@@ -123,19 +135,28 @@ class Recipe:
         loop = Loop(Lesson(model), CSM, self.work / "csm")
         if not loop.resume():
             raise ValueError(f"{self.work} has no CSM yet: run the stage csm first")
-        mimi = encoded.load_network(self.work / "codes")
+        mimi, _ = self._mimi()
+        export.write(out, model, told, export.codec_tensors(mimi), dtype, twice=False)  # 6 MB
+        alphabet.write(out)
+        (out / GENERATION).write_text(json.dumps(SAMPLING, indent=1) + "\n", encoding="utf-8")
+        return out
+
+    def ship_codec(self, out: Path) -> Path:
+        """Write the codec alone, as far as `encoder` and `decoder` have come, into `out`. Returns it."""
+        return kept_codec.write(out, *self._mimi())
+
+    def _mimi(self) -> tuple[Any, codec.Ear]:
+        """(moshi's network with what `encoder` and `decoder` have reached so far, its ear)."""
+        mimi, ear = encoded.load_network(self.work / "codes"), encoded.load_ear(self.work / "codes")
         halves: dict[str, encoder.Encoder | decoder.Decoder] = {
-            "encoder": encoder.Encoder(mimi, encoded.load_ear(self.work / "codes"), ENCODER_STEPS),
+            "encoder": encoder.Encoder(mimi, ear, ENCODER_STEPS),
             "decoder": decoder.Decoder(mimi, DECODER_STEPS, CRITICS_FROM),
         }
         for name, half in halves.items():
             if (file := self.work / name / f"{name}.pt").is_file():
                 half.load(file)
                 half.settle()
-        export.write(out, model, told, export.codec_tensors(mimi), dtype, twice=False)  # 6 MB
-        alphabet.write(out)
-        (out / GENERATION).write_text(json.dumps(SAMPLING, indent=1) + "\n", encoding="utf-8")
-        return out
+        return mimi, ear
 
     def _utterances(self) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
         return encoded.read(self.work / "codes", corpus.read(self.work / "corpus"))
@@ -146,8 +167,10 @@ def _portions(said: list[Utterance]) -> list[Batch]:
 
 
 def stages(recipe: Recipe, wanted: list[str]) -> list[tuple[str, Callable[[], Any]]]:
-    """(name, stage) of those that are wanted, or of all, in order. Raises ValueError for an unknown one."""
+    """(name, stage) of those that are wanted, or of all that are needed, in order. Raises ValueError for an unknown one."""
     for name in wanted:
         if name not in recipe.stages:
             raise ValueError(f"no stage is called {name!r}; there are {', '.join(recipe.stages)}")
-    return [(name, stage) for name, stage in recipe.stages.items() if not wanted or name in wanted]
+    kept = kept_codec.FOLDER.is_dir() and not recipe.own_codec.is_file()
+    needed = [name for name in recipe.stages if not (kept and name in CODEC_STAGES)]
+    return [(name, stage) for name, stage in recipe.stages.items() if name in (wanted or needed)]

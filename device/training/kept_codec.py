@@ -1,0 +1,55 @@
+"""The codec that comes with the project, firmware_config/mimi-small: a trained one, for the language model that has yet to learn its codes.
+
+In Kyutai's own layout, so that moshi itself reads it; beside it the ear that its codes are made with. It knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from device.config import FIRMWARE
+from device.training.codec import CONFIG, Ear
+from device.training.export import kyutai_tensors
+from device.voice.mimi import Mimi, from_kyutai, kyutai_names, network
+
+FOLDER = FIRMWARE / "mimi-small"
+MIMI, EAR, SHAPE = "mimi.safetensors", "ear.safetensors", "config.json"
+
+
+def write(folder: Path, mimi: Any, ear: Ear, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """moshi's network `mimi` and its `ear` into `folder`. Returns it."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, tensors in ((MIMI, kyutai_tensors(mimi)), (EAR, ear.state_dict())):
+        save_file({key: _small(tensor, dtype) for key, tensor in tensors.items()}, folder / name, {"format": "pt"})
+    (folder / SHAPE).write_text(json.dumps({"model_type": "mimi", **CONFIG}, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _small(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().clone()
+
+
+def read(folder: Path) -> tuple[Any, Ear]:
+    """(moshi's network, its ear) that `write` wrote, in float32. Raises ValueError where they are of another shape."""
+    from safetensors.torch import load_file
+
+    told = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
+    if other := sorted(name for name, value in CONFIG.items() if told.get(name) != value):
+        raise ValueError(f"{folder / SHAPE} has another {other[0]} than device/training/codec.py: train a codec anew, stage 'codec'.")
+    mimi, ear = network(CONFIG, CONFIG["num_quantizers"], "cpu").eval(), Ear(CONFIG["hidden_size"]).eval()
+    stored = load_file(folder / MIMI)
+    mimi.load_state_dict({name: stored[kyutai_names(name)[0]].to(old.dtype) for name, old in mimi.state_dict().items()})
+    ear.load_state_dict(load_file(folder / EAR))
+    return mimi, ear
+
+
+def ready(folder: Path) -> Mimi:
+    """The device's own Mimi out of it. Raises VoiceFault."""
+    return from_kyutai(folder / MIMI, "cpu", CONFIG["num_quantizers"], config=CONFIG)
