@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from device.training import alphabet, codec, corpus, decoder, encoded, encoder, export, kept_codec, phones, small
+from device.training.codec import Ear
 from device.training.dialogues import Batch, Mixer, Utterance, batch
 from device.training.halves import train
 from device.training.lesson import Lesson
@@ -81,11 +82,11 @@ class Recipe:
         """Where the stage codec has its codec: it is taken where there is one, and else the one that comes with the project."""
         return self.work / "codec" / "codec.pt"
 
-    def _codec(self) -> tuple[Any, codec.Ear]:
+    def _codec(self) -> tuple[Any, Ear]:
         state = torch.load(self.own_codec, map_location="cpu", weights_only=True)
         if state["step"] < CODEC_STEPS:
             raise ValueError(f"the codec has learnt {state['step']} of {CODEC_STEPS} steps: run the stage codec to its end first")
-        mimi, ear = network(codec.CONFIG, codec.CONFIG["num_quantizers"], "cpu").eval(), codec.Ear(codec.CONFIG["hidden_size"])
+        mimi, ear = network(codec.CONFIG, codec.CONFIG["num_quantizers"], "cpu").eval(), Ear(codec.CONFIG["hidden_size"])
         mimi.load_state_dict(state["mimi"])
         ear.load_state_dict(state["ear"])
         export.keep_zero_free(mimi)
@@ -145,7 +146,7 @@ class Recipe:
         """Write the codec alone, as far as `encoder` and `decoder` have come, into `out`. Returns it."""
         return kept_codec.write(out, *self._mimi())
 
-    def _mimi(self) -> tuple[Any, codec.Ear]:
+    def _mimi(self) -> tuple[Any, Ear]:
         """(moshi's network with what `encoder` and `decoder` have reached so far, its ear)."""
         mimi, ear = encoded.load_network(self.work / "codes"), encoded.load_ear(self.work / "codes")
         halves: dict[str, encoder.Encoder | decoder.Decoder] = {
