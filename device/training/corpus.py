@@ -55,11 +55,15 @@ class Corpus:
         return self.sound[clip.start : clip.start + clip.size]
 
 
+def index(folder: Path) -> tuple[Clip, ...]:
+    """The clips of the corpus in `folder`, without their sound: all that a language model is taught with beside their codes."""
+    told = [json.loads(line) for line in (folder / INDEX).read_text(encoding="utf-8").splitlines()]
+    return tuple(Clip(**clip | {"ends": tuple(clip["ends"])}) for clip in told)
+
+
 def read(folder: Path) -> Corpus:
     """The corpus that `make` wrote into `folder`. Raises FileNotFoundError, ValueError."""
-    told = [json.loads(line) for line in (folder / INDEX).read_text(encoding="utf-8").splitlines()]
-    clips = tuple(Clip(**clip | {"ends": tuple(clip["ends"])}) for clip in told)
-    corpus = Corpus(np.load(folder / SOUND, mmap_mode="r"), clips)
+    corpus = Corpus(np.load(folder / SOUND, mmap_mode="r"), index(folder))
     if sum(clip.size for clip in corpus.clips) != len(corpus.sound):
         raise ValueError(f"{folder} is not whole: its clips don't fill its sound; run scripts/make-corpus again.")
     return corpus

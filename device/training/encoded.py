@@ -97,25 +97,25 @@ def ears(mimi: Any) -> Mimi:
     return from_csm(CONFIG, codec_tensors(mimi), "cpu", CONFIG["num_quantizers"])
 
 
-def _clips(folder: Path, corpus: Corpus) -> Iterator[tuple[Clip, dict[str, list[Any]], np.ndarray]]:
+def _clips(folder: Path, clips: Sequence[Clip]) -> Iterator[tuple[Clip, dict[str, list[Any]], np.ndarray]]:
     """(clip, its ids and their ends, codes) of every clip. Raises ValueError if they are of another corpus."""
     codes = np.load(folder / CODES, mmap_mode="r")
     lines = [json.loads(line) for line in (folder / IDS).read_text(encoding="utf-8").splitlines()]
-    sizes = [math.ceil(clip.size / FRAME) for clip in corpus.clips]
+    sizes = [math.ceil(clip.size / FRAME) for clip in clips]
     if len(lines) != len(sizes) or len(codes) != sum(sizes):
         raise ValueError(f"{folder} holds the codes of another corpus: delete it, and it is made again.")
     at = 0
-    for clip, told, size in zip(corpus.clips, lines, sizes, strict=True):
+    for clip, told, size in zip(clips, lines, sizes, strict=True):
         yield clip, told, np.asarray(codes[at : at + size])
         at += size
 
 
-def read(folder: Path, corpus: Corpus) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
+def read(folder: Path, clips: Sequence[Clip]) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
     """(the device's utterances, a patient's, the held-out ones) that `encode` wrote. Raises ValueError."""
     device: list[Utterance] = []
     patient: list[Utterance] = []
     held_out: list[Utterance] = []
-    for clip, told, codes in _clips(folder, corpus):
+    for clip, told, codes in _clips(folder, clips):
         mine = clip.speaker == "0"
         said = held_out if clip.held_out else device if mine else patient
         said.append(Utterance(tuple(told["ids"]), codes, mine, tuple(told["ends"])))
@@ -124,4 +124,4 @@ def read(folder: Path, corpus: Corpus) -> tuple[list[Utterance], list[Utterance]
 
 def spoken(folder: Path, corpus: Corpus) -> list[tuple[np.ndarray, np.ndarray]]:
     """(codes (frames, codebooks), int16 samples) of every clip but the held-out ones. Raises ValueError."""
-    return [(codes, corpus.samples(clip)) for clip, _, codes in _clips(folder, corpus) if not clip.held_out]
+    return [(codes, corpus.samples(clip)) for clip, _, codes in _clips(folder, corpus.clips) if not clip.held_out]

@@ -160,7 +160,7 @@ class Recipe:
         return mimi, ear
 
     def _utterances(self) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
-        return encoded.read(self.work / "codes", corpus.read(self.work / "corpus"))
+        return encoded.read(self.work / "codes", corpus.index(self.work / "corpus"))
 
 
 def _portions(said: list[Utterance]) -> list[Batch]:
