@@ -75,6 +75,16 @@ def test_the_codebooks_learn_the_spectrum_and_go_on_where_they_stopped(speech: n
     assert len(torch.unique(book.embedding, dim=0)) > 16
 
 
+def test_spectra_are_made_in_parts_without_a_seam(speech: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "MANY", 10)
+    kept = codec.heard(speech, tmp_path / "spectra.npy")
+    whole = codec.Ear(1).spectra(torch.from_numpy(speech.astype(np.float32) / 32768)[None])[0].T
+    assert kept.shape == whole.shape == (len(speech) // FRAME, 8 * LogMel.BANDS)
+    np.testing.assert_allclose(kept, whole, atol=2e-3)  # half precision
+    again = codec.heard(np.zeros_like(speech), tmp_path / "spectra.npy")
+    assert (again == kept).all()  # kept, not made again
+
+
 def with_codebooks(seed: int = 0) -> Any:
     """A tiny Mimi whose codebooks know noise."""
     torch.manual_seed(seed)

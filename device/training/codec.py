@@ -37,6 +37,7 @@ SPECTRA = FRAME // LogMel.STEP  # of a frame
 FRAMES, CLIPS = 64, 24  # of 80 ms in one piece of sound, and pieces in a step
 RATE = 1e-3
 UNQUANTISED = 300  # steps before there are codebooks: they begin as the means of what the ear then says
+MANY = 1000  # frames whose spectra are made at once
 SAMPLE = 8192  # frames that the codebooks' first means are made of
 # Which of the codebooks a step uses, each as often as it is listed: a language model is surest of the first two, so they alone
 # should be understood.
@@ -127,11 +128,10 @@ class Codec:
         penalty = (first.penalty + (books - 1) * far.mean()) / books
         return first.x, first.x + rest.output_proj(second), first.x + rest.output_proj(kept), penalty
 
-    def learn(self, sound: Tensor, spoken: Tensor) -> dict[str, float]:
-        """One step on float sound (batch, samples) and its labels (batch, frames, PER_FRAME). The losses."""
+    def learn(self, spectra: Tensor, spoken: Tensor) -> dict[str, float]:
+        """One step on the ear's spectra (batch, SPECTRA * bands, frames) and their labels (batch, frames, PER_FRAME). The losses."""
         for group in self.best.param_groups:
             group["lr"] = rate_at(self.step, self.steps, RATE)
-        spectra = self.ear.spectra(sound)
         latent, losses = self.ear(spectra), dict[str, Tensor]()
         if self.step >= UNQUANTISED:
             first, two, latent, penalty = self._quantised(latent, random.choice(BOOKS))
@@ -183,17 +183,33 @@ def even_out(mimi: nn.Module) -> None:
 
 
 class Pieces:
-    """Pieces of the corpus's sound at frame borders, with the phonemes in them. Clips follow each other without a gap."""
+    """Pieces of the corpus's spectra, with the phonemes in them. Clips follow each other without a gap."""
 
-    def __init__(self, sound: np.ndarray, spoken: np.ndarray, seed: int) -> None:
-        self.sound, self.spoken, self.chance = sound, spoken, np.random.default_rng(seed)
+    def __init__(self, spectra: np.ndarray, spoken: np.ndarray, seed: int) -> None:
+        self.spectra, self.spoken, self.chance = spectra, spoken, np.random.default_rng(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Float sound (CLIPS, FRAMES * 1920) and labels (CLIPS, FRAMES, PER_FRAME)."""
-        clips, frames = CLIPS, FRAMES
-        starts = self.chance.integers(0, len(self.spoken) - frames, clips)
-        sound = np.stack([self.sound[at * FRAME : (at + frames) * FRAME] for at in starts]).astype(np.float32) / 32768
-        return torch.from_numpy(sound), torch.from_numpy(np.stack([self.spoken[at : at + frames] for at in starts]).astype(np.int64))
+        """Spectra (CLIPS, SPECTRA * bands, FRAMES) and labels (CLIPS, FRAMES, PER_FRAME)."""
+        starts = self.chance.integers(0, len(self.spoken) - FRAMES, CLIPS)
+        spectra, spoken = (np.stack([whole[at : at + FRAMES] for at in starts]) for whole in (self.spectra, self.spoken))
+        return torch.from_numpy(spectra).transpose(1, 2).float(), torch.from_numpy(spoken.astype(np.int64))
+
+
+def heard(sound: np.ndarray, file: Path, device: str = "cpu") -> np.ndarray:
+    """float16 (frames, SPECTRA * bands): the ear's spectra of all int16 `sound`, made once and kept in `file`.
+
+    To make them anew for each piece is a third of a step.
+    """
+    if not file.is_file():
+        ear, whole = Ear(1).to(device), np.pad(sound[: len(sound) // FRAME * FRAME], FRAME)  # a frame before and after
+        parts = []
+        for at in range(FRAME, len(whole) - FRAME, FRAME * MANY):
+            part = torch.from_numpy(whole[at - FRAME : at + (MANY + 1) * FRAME].astype(np.float32) / 32768).to(device)
+            parts.append(ear.spectra(part[None])[0, :, 1:-1].T.half().cpu().numpy())
+        with file.with_suffix(".new").open("wb") as out:
+            np.save(out, np.concatenate(parts))
+        file.with_suffix(".new").replace(file)
+    return np.asarray(np.load(file, mmap_mode="r"))
 
 
 def train(
@@ -206,7 +222,8 @@ def train(
         codec.load(file)
     torch.manual_seed(codec.step)
     random.seed(codec.step)
-    pieces, sums, began = Pieces(sound, spoken, seed=codec.step), dict[str, float](), time.monotonic()
+    pieces = Pieces(heard(sound, out / "spectra.npy", device), spoken, seed=codec.step)
+    sums, began = dict[str, float](), time.monotonic()
 
     def draw() -> list[Tensor]:
         return [part.to(device) for part in pieces.draw()]
@@ -214,7 +231,7 @@ def train(
     while codec.step < steps and time.monotonic() < ends:
         if codec.step == UNQUANTISED:
             with torch.no_grad():
-                many = [codec.ear(codec.ear.spectra(draw()[0])) for _ in range(-(-SAMPLE // (CLIPS * FRAMES)))]
+                many = [codec.ear(draw()[0]) for _ in range(-(-SAMPLE // (CLIPS * FRAMES)))]
             codec.begin_codebooks(torch.cat([*torch.cat(many)], -1)[None])
         for name, value in codec.learn(*draw()).items():
             sums[name] = sums.get(name, 0.0) + value
