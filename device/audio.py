@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from device.config import Audio as AudioSettings
+from device.limiter import Limiter
 from device.turn import MIC_RATE, VOICE_RATE
 
 
@@ -21,7 +22,7 @@ class SoundLost(RuntimeError):
 
 
 class Sound(Protocol):
-    """What the loop may ask. Every verb but open, reopen and close returns within 5 ms.
+    """What the loop may ask. Every verb but open, reopen and close returns within 5 ms; play, of a message of 10 s, within 25.
 
     Captured samples are int16 at MIC_RATE, played ones int16 at VOICE_RATE, both mono.
     """
@@ -83,6 +84,7 @@ class WavCard:
         self._clip_on, self._complete = False, False
         self._given = 0  # samples taken of this clip
         self._end: int | None = None  # samples the clip will have, once released
+        self._limiter = Limiter(VOICE_RATE)
         self._queue = np.zeros(0, np.int16)
         self._heard: list[np.ndarray] = []
         self._settled = self._now(VOICE_RATE)  # the speaker's sample that comes next
@@ -155,13 +157,13 @@ class WavCard:
             self._heard.append(np.zeros(self._dry, np.int16))
             self._underrun += self._dry
         self._dry = 0
-        self._queue = np.concatenate([self._queue, np.asarray(pcm, np.int16)])
+        self._queue = np.concatenate([self._queue, self._limiter.limit(np.asarray(pcm, np.int16))])
 
     def stop(self) -> float:
         """Drop the queue, silence at once. Returns what `played` ends at, then resets it."""
         self._settle()
         played, self._played = self._played, 0
-        self._queue, self._dry = self._queue[:0], None
+        self._queue, self._dry, self._limiter = self._queue[:0], None, Limiter(VOICE_RATE)
         return played / VOICE_RATE
 
     @property
@@ -174,7 +176,7 @@ class WavCard:
     def pending(self) -> float:
         """Seconds still queued; 0 is drained."""
         self._settle()
-        return len(self._queue) / VOICE_RATE
+        return (len(self._queue) + self._limiter.held) / VOICE_RATE
 
     @property
     def underrun(self) -> float:
@@ -199,6 +201,8 @@ class WavCard:
         """Play what the clock says has been played by now."""
         now = self._now(VOICE_RATE)
         due, self._settled = now - self._settled, now
+        if due > len(self._queue):
+            self._queue = np.concatenate([self._queue, self._limiter.flush()])
         sound, self._queue = self._queue[:due], self._queue[due:]
         self._played += len(sound)
         if len(sound):
@@ -210,9 +214,18 @@ class WavCard:
 VOLUMES = (0.2, 0.35, 0.5, 0.75, 1.0)  # of what the voice gives, for audio.volume 1 to 5
 
 
-def at_volume(pcm: np.ndarray, volume: int) -> np.ndarray:
-    """int16 samples at one of the five volumes; at 5 the very same."""
-    return pcm if volume == len(VOLUMES) else (pcm * VOLUMES[volume - 1]).astype(np.int16)
+TURNED = 240  # samples at VOICE_RATE in which the volume changes within a sentence: 10 ms, so that it does not click
+
+
+def at_volume(pcm: np.ndarray, volume: int, before: int = 0) -> np.ndarray:
+    """int16 samples at one of the five volumes; at 5 the very same. `before`: what the sound that this goes on from had."""
+    if volume == len(VOLUMES) and before in (0, volume):
+        return pcm
+    gain = np.full(len(pcm), VOLUMES[volume - 1])
+    if before:
+        slope = np.linspace(VOLUMES[before - 1], VOLUMES[volume - 1], TURNED)[: len(pcm)]
+        gain[: len(slope)] = slope
+    return (pcm * gain).astype(np.int16)
 
 
 def samples_in(seconds: float, rate: int) -> int:

@@ -57,6 +57,7 @@ class Companion:
         self.guide = Guide(self)
         self.alarm = Alarm(self, sounds)
         self.volume, self.muted, self.night = settings.audio.volume, False, False
+        self._said_at = self.volume
         self.state = State.STARTING
         self.since = time.monotonic()
         self.history: list[tuple[float, str]] = []  # (monotonic seconds, state) since the last press
@@ -178,9 +179,15 @@ class Companion:
         stand_in = self.remembering.fault or bool(self.about and self.about.get("stand_in"))
         self.panel.show(light(self.state, stand_in, self.muted), self.night)
 
+    @property
+    def loudest(self) -> int:
+        """The volume that can be chosen now. An alert asks for neither."""
+        return self.settings.audio.night_volume if self.night else len(VOLUMES)
+
     def say(self, pcm: Any) -> None:
-        """Sound for the patient, at the volume that they chose."""
-        self.audio.play(at_volume(pcm, self.volume))
+        """Sound for the patient, at the volume that they chose, and at night no louder than the settings allow."""
+        before, self._said_at = self._said_at, min(self.volume, self.loudest)
+        self.audio.play(at_volume(pcm, self._said_at, before if self.audio.pending else 0))
 
     def _play(self, name: str) -> None:
         self.audio.begin()
@@ -194,7 +201,9 @@ class Companion:
             if self.muted and self.state is State.LISTENING:
                 self.take(Event.TAP)  # what was begun is dropped
         else:
-            self.volume = min(max(self.volume + (1 if control is Control.LOUDER else -1), 1), len(VOLUMES))
+            wanted = min(self.volume, self.loudest) + (1 if control is Control.LOUDER else -1)
+            if 1 <= wanted <= self.loudest:  # else the day's own volume stays for the day
+                self.volume = wanted
             if self.state is State.READY and self.audio.pending == 0:
                 self._play("listening")  # so loud it is now
         log("control", control=control.value, volume=self.volume)

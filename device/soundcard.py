@@ -17,6 +17,7 @@ import numpy as np
 
 from device.audio import SoundLost
 from device.config import Audio as AudioSettings
+from device.limiter import Limiter
 from device.turn import MIC_RATE, VOICE_RATE
 from device.wavs import faded
 
@@ -64,6 +65,7 @@ class SoundCard:
         self._played = 0
         self._to_mic_rate: Any = None
         self._to_card_rate: Any = None  # lives while the queue does not run dry
+        self._limiter = Limiter(VOICE_RATE)
 
     def open(self) -> None:
         """Start both streams and wait for the first sample (about 2 s). Raises SoundLost."""
@@ -155,14 +157,15 @@ class SoundCard:
             self._played = 0
 
     def play(self, pcm: np.ndarray) -> None:
-        """Append to the speaker's queue (resampling 10 s to 48 kHz takes 2 ms, to 44.1 kHz 3 ms)."""
-        pcm = np.ascontiguousarray(pcm, np.int16)
+        """Append to the speaker's queue (a frame takes 0.2 ms to 48 kHz, a message of 10 s 20 ms)."""
+        sound = np.ascontiguousarray(pcm, np.float32)  # whole numbers stay what they are
         if self._to_card_rate is None and self._speaker_rate != VOICE_RATE:
-            self._to_card_rate = _resampler(VOICE_RATE, self._speaker_rate)
+            self._to_card_rate = _resampler(VOICE_RATE, self._speaker_rate, "float32")
         if self._to_card_rate is not None:
-            pcm = self._to_card_rate.resample_chunk(pcm)
+            sound = self._to_card_rate.resample_chunk(sound)  # peaks between the samples may be over full scale now
+        sound = self._limiter.limit(sound)
         with self._lock:
-            self._enqueue(pcm)
+            self._enqueue(sound)
 
     def stop(self) -> float:
         """Drop the queue but for a fade; silence within 100 ms. Returns what `played` ends at, then resets it.
@@ -175,7 +178,7 @@ class SoundCard:
             played = self._played + sum(frames for _, frames in self._leaving)
             self._leaving.clear()
             self._played = 0
-            self._to_card_rate = None
+            self._to_card_rate, self._limiter = None, Limiter(self._speaker_rate)
         return played / self._speaker_rate
 
     @property
@@ -208,7 +211,7 @@ class SoundCard:
         index, self._speaker_rate = self._find("output", self._settings.output)
         block = round(SPEAKER_BLOCK * self._speaker_rate)
         stream, channels = self._start(pyaudio, block, self._speaker_rate, self._speak, output=True, output_device_index=index)
-        self._speaker_width = 2 * channels
+        self._speaker_width, self._limiter = 2 * channels, Limiter(self._speaker_rate)
         self._latency = stream.get_output_latency()
         stream.start_stream()
 
@@ -269,22 +272,24 @@ class SoundCard:
     def _settle(self) -> None:
         """Count the blocks that have left the speaker by now. Called with the lock held."""
         ahead = len(self._queue) / self._speaker_width / self._speaker_rate
-        if self._to_card_rate is not None and ahead < 2 * SPEAKER_BLOCK:
-            # soxr keeps the last 14 ms until it is told that the end has come.
-            self._enqueue(self._to_card_rate.resample_chunk(np.zeros(0, np.int16), last=True))
-            self._to_card_rate = None
+        if ahead < 2 * SPEAKER_BLOCK:
+            # soxr keeps the last 14 ms until it is told that the end has come, the limiter 5.
+            if self._to_card_rate is not None:
+                self._enqueue(self._limiter.limit(self._to_card_rate.resample_chunk(np.zeros(0, np.float32), last=True)))
+                self._to_card_rate = None
+            self._enqueue(self._limiter.flush())
         now = time.monotonic()
         while self._leaving and self._leaving[0][0] <= now:
             self._played += self._leaving.popleft()[1]
 
 
-def _resampler(source: int, target: int) -> Any:
+def _resampler(source: int, target: int, kind: str = "int16") -> Any:
     """A streaming resampler, or None where there is nothing to do."""
     import soxr
 
     if source == target:
         return None
-    return soxr.ResampleStream(source, target, 1, dtype="int16")
+    return soxr.ResampleStream(source, target, 1, dtype=kind)
 
 
 @contextmanager

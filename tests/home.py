@@ -63,6 +63,7 @@ async def bedside(
     about: dict[str, Any] | None = None,
     headset: dict[str, str] | None = None,
     panel: dict[str, str] | None = None,
+    audio: dict[str, Any] | None = None,
     safety: dict[str, Any] | None = None,
 ) -> AsyncIterator[Any]:
     """A companion that runs, with everything a test may want to look at or pull.
@@ -77,6 +78,7 @@ async def bedside(
         memory={"file": str(folder / "memory.db"), "key": str(folder / "memory.key")},
         safety={"folder": str(folder / "safety"), "socket": str(folder / "c.sock"), **(safety or {})},
         headset=headset or {},
+        audio=audio or {},
         panel={"acknowledge_seconds": HOLD, "tap_seconds": 0.05, **(panel or {})},
     )
     ears, pen = ears or LevelEars(sentence), pen or AskedPen(*replies)

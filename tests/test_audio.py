@@ -13,6 +13,7 @@ from pulse import until
 from device import config
 from device.audio import VOLUMES, SoundLost, WavCard, at_volume, open_audio
 from device.bench_sound import Pulse
+from device.limiter import CEILING, Limiter
 from device.soundcard import SoundCard, quiet
 from device.turn import MIC_RATE, VOICE_RATE
 
@@ -165,6 +166,9 @@ def test_five_volumes_grow_and_the_last_is_the_voice_itself() -> None:
     assert loudness == sorted(set(loudness))
     assert at_volume(sound, 5) is sound
     assert at_volume(sound, 1).dtype == np.int16
+    turned = at_volume(np.full(VOICE_RATE, 10_000, np.int16), 1, before=5)  # at night, in the middle of a sentence
+    assert (turned[0], turned[-1]) == (10_000, 2_000)
+    assert np.abs(np.diff(turned.astype(int))).max() < 40
     assert loudness[0] > 1000  # the softest is still to be heard
 
 
@@ -179,6 +183,24 @@ def test_a_muted_simulated_card_gives_silence(clock: HandClock) -> None:
     sound.mute(False)
     clock.now += 0.2
     assert sound.take()[0].any()
+
+
+def test_what_is_too_loud_is_limited_on_the_way_out_of_either_card(clock: HandClock) -> None:
+    """And a card of 48 kHz gets none of the peaks that lie between the samples of a voice that was clipped."""
+    square = np.tile(np.repeat(np.array([32767, -32768], np.int16), 12), 500)
+    speaker = card(clock)
+    speaker.play(square)
+    assert speaker.pending == len(square) / VOICE_RATE
+    clock.now += 2
+    assert len(speaker.heard_by_patient) == len(square)
+    assert np.abs(speaker.heard_by_patient.astype(int)).max() == CEILING
+    for rate in (VOICE_RATE, 44_100, 48_000):
+        real = SoundCard(config.Audio(kind="card"))
+        real._speaker_rate, real._limiter = rate, Limiter(rate)
+        real.play(square)
+        seconds = len(real._queue) / 2 / rate
+        assert real.pending == pytest.approx(seconds, abs=1e-6)  # there is much in it: nothing is flushed
+        assert CEILING - 1 <= np.abs(np.frombuffer(bytes(real._queue), np.int16).astype(int)).max() <= CEILING
 
 
 # --- the real card -------------------------------------------------------------------------------

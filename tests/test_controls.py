@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -12,6 +13,7 @@ from home import LONG, REPLY, SENTENCE, SOUNDS, SPEECH, acknowledge, becomes, be
 
 from device.audio import at_volume
 from device.states import LIGHTS, MUTED, State
+from device.voice.tone import ToneVoice
 
 pytestmark = pytest.mark.anyio
 SWITCH = {"mute_pin": "BOARD18", "mute_light_pin": "BOARD22"}
@@ -117,6 +119,34 @@ async def test_the_volume_turns_the_voice_but_never_an_alert(tmp_path: Path) -> 
         await until(lambda: home.card.pending == 0, "the message")
         assert ends_with(heard(home), "calling")
         assert np.abs(reply).max() < 0.5 * np.abs(SOUNDS["calling"]).max()
+        await acknowledge(home)
+
+
+async def test_by_the_clock_the_night_caps_the_voice_but_never_an_alert(tmp_path: Path) -> None:
+    """Louder goes as far as the cap and leaves the day's volume alone; the call is as loud as by day, sample for sample."""
+    now = datetime.now()
+    night = {f"night_{what}": (now + timedelta(hours=hours)).strftime("%H:%M") for what, hours in (("begins", -1), ("ends", 2))}
+    panel = {"night": "clock", "louder_pin": "BOARD18", "quieter_pin": "BOARD22", **night}
+    async with bedside(tmp_path, [SPEECH], panel=panel, audio={"night_volume": 3}) as home:
+        await until(lambda: home.companion.night, "the night")
+        home.panel.press("louder_pin")
+        await until(lambda: home.card.pending == 0 and len(heard(home)), "the sound that shows it")
+        assert home.companion.volume == 5
+        assert np.array_equal(heard(home), at_volume(SOUNDS["listening"], 3))
+        home.panel.press("quieter_pin")
+        await until(lambda: home.companion.volume == 2, "softer than the cap")
+        home.panel.press("louder_pin")
+        home.panel.press("louder_pin")
+        await until(lambda: home.companion.volume == 3 and home.card.pending == 0, "back to the cap")
+        await press(home)
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        spoken = [at_volume(frame, 3) for clause in ("That sounds hard.", "Tell me more.") for frame in ToneVoice().frames(clause)]
+        assert np.array_equal(heard(home)[-sum(map(len, spoken)) :], np.concatenate(spoken))
+        home.panel.press_call()
+        await becomes(home, State.ALERTING)
+        await until(lambda: home.card.pending == 0, "the message")
+        assert ends_with(heard(home), "calling")
         await acknowledge(home)
 
 
