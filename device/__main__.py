@@ -25,9 +25,11 @@ def main(argv: list[str] | None = None) -> int:
         if type(error).__module__.startswith("device.") or isinstance(error, OSError):
             print(f"bedside: {error}", file=sys.stderr)
             if arguments.do is _run:
+                from device.audio import SoundStuck
                 from device.fault_light import show_fault
 
-                show_fault(arguments.config, str(error))
+                if not isinstance(error, SoundStuck):  # then the next process is wanted at once
+                    show_fault(arguments.config, str(error))
             return 1
         raise
 

@@ -21,6 +21,10 @@ class SoundLost(RuntimeError):
     """The sound card can't be used. One sentence says which and the way out."""
 
 
+class SoundStuck(SoundLost):
+    """Only another process can use the card now: this one ends, and systemd starts it anew."""
+
+
 class Sound(Protocol):
     """What the loop may ask. Every verb but open, reopen and close returns within 5 ms; play, of a message of 10 s, within 25.
 

@@ -115,7 +115,7 @@ class _open:
 
         if settings.audio.kind != "card":
             raise SoundLost(f"audio.kind is '{settings.audio.kind}': these commands measure a card; set it to 'card'.")
-        self._card: SoundCard = SoundCard(settings.audio)
+        self._card: SoundCard = SoundCard(settings.audio.model_copy(update={"half_duplex": False}))  # it is to hear itself
         self.opened = 0.0
 
     def __enter__(self) -> _open:

@@ -16,12 +16,13 @@ def add_parser(commands: Any) -> None:
     bench = commands.add_parser("bench", help=text, description=text)
     bench.add_argument(
         "what",
-        choices=["turn", "score", "planner", "voice", "fidelity", "load", "consistency", "eeg", "safety"],
+        choices=["turn", "score", "planner", "voice", "fidelity", "load", "consistency", "eeg", "safety", "sound"],
         help="turn: latency; score: word errors of a demo's folder; planner: how soon words are there; "
         "voice: CSM's speed and memory; fidelity: what quantising loses; "
         "load: button, loop and sound beside a voice that speaks without a pause; "
         "consistency: does the voice stay itself through a long conversation; eeg: headset and estimate, on a fake Cyton and recordings; "
-        "safety: what the safety rules catch and mistake in FILE.tsv",
+        "safety: what the safety rules catch and mistake in FILE.tsv; sound: a card that comes and goes, words at the edges of a press, "
+        "its own voice, silence after a press, on a private PulseAudio",
     )
     bench.add_argument("file", nargs="?", metavar="FILE.tsv", help="safety: columns risk (1 or 0), source, text")
     bench.add_argument("--wrong", action="store_true", help="safety: print each sentence that was missed or mistaken")
@@ -36,7 +37,8 @@ def add_parser(commands: Any) -> None:
     bench.add_argument("--seed", type=int, default=0, metavar="N", help="consistency: of the replies and the sampling")
     bench.add_argument("--out", metavar="DIR", help="consistency: keep what was said, a WAV for each turn")
     bench.add_argument("--seconds", type=float, metavar="N", help="load: of each setting in each of two rounds; eeg: of long_run")
-    bench.add_argument("--parts", default="", metavar="LIST", help="eeg: some of what it measures, as 'unplug,cost'; none: all")
+    bench.add_argument("--parts", default="", metavar="LIST", help="eeg, sound: some of what it measures, as 'unplug,cost'; none: all")
+    bench.add_argument("--pulls", type=int, default=100, metavar="N", help="sound: how often the card is pulled (default 100)")
     bench.add_argument("--peers", choices=["transformers"], help="voice: time transformers' own CSM in the same run (10 GB more)")
     bench.add_argument("--picture", metavar="FILE", help="voice: draw the figures (.svg, .png)")
     bench.add_argument("--json", metavar="FILE", help="write the figures there too")
@@ -76,7 +78,18 @@ def _bench(arguments: argparse.Namespace) -> int:
 
         _settings(arguments, log={"level": "warning"})
         return bench_eeg([part for part in arguments.parts.split(",") if part], arguments.json, arguments.seconds or 120)
+    if arguments.what == "sound":
+        return _bench_sound(arguments)
     return _bench_csm(arguments)
+
+
+def _bench_sound(arguments: argparse.Namespace) -> int:
+    from device.bench_card import PARTS, bench_sound
+
+    parts = [part for part in arguments.parts.split(",") if part]
+    if set(parts) - set(PARTS) or not 1 <= arguments.pulls <= 10_000:
+        raise OSError(f"bench sound takes --parts of {','.join(PARTS)}, and --pulls from 1 to 10000")
+    return bench_sound(_settings(arguments), parts, arguments.pulls, arguments.json)
 
 
 def _bench_csm(arguments: argparse.Namespace) -> int:

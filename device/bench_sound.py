@@ -1,4 +1,4 @@
-"""A sound server of its own and a card that counts its late blocks, for `bedside bench load` and the tests.
+"""A sound server of its own and a card that counts its late blocks, for `bedside bench load`, `bench sound` and the tests.
 
 It does not know what is played, nor who looks at the counts.
 """
@@ -19,6 +19,7 @@ from device.config import Audio as AudioSettings
 from device.soundcard import SoundCard
 
 ALSA = "pcm.!default { type pulse }\nctl.!default { type pulse }\n"
+SINK = "module-null-sink", "sink_name=loop", "rate=48000", "channels=1"
 PATIENCE = 10.0  # s that the server may take to start
 LOST = 2 | 4  # PortAudio's paInputOverflow and paOutputUnderflow: sound was lost
 
@@ -43,7 +44,7 @@ class Pulse:
             "pulseaudio", "-n", "--daemonize=no", "--use-pid-file=no", "--exit-idle-time=-1",
             "--disallow-exit", "--log-target=stderr",
             f"--load=module-native-protocol-unix socket={self.socket} auth-anonymous=1",
-            "--load=module-null-sink sink_name=loop rate=48000 channels=1",
+            f"--load={' '.join(SINK)}",
         ]  # fmt: skip
         (self.folder / "asound.conf").write_text(ALSA, encoding="ascii")
         environment, file = {**os.environ, **self.environment}, self.folder / "log"
@@ -55,6 +56,17 @@ class Pulse:
                 self.kill()
                 raise OSError(f"pulseaudio did not answer in {PATIENCE:.0f} s; it said: {file.read_text()[-500:]}")
             time.sleep(0.05)
+
+    def pull(self) -> None:
+        """The card is pulled out; the server stays."""
+        self._control("unload-module", SINK[0])
+
+    def plug(self) -> None:
+        """The card is put back."""
+        self._control("load-module", *SINK)
+
+    def _control(self, *words: str) -> None:
+        subprocess.run(["pactl", *words], check=True, capture_output=True, timeout=PATIENCE, env={**os.environ, **self.environment})
 
     def kill(self) -> None:
         if self.process is not None:

@@ -66,6 +66,7 @@ class Audio(Section):
     output: str = Field("", description="part of the output card's name; empty: the default card")
     volume: int = Field(5, ge=1, le=5, description="how loud the voice begins; an alert is always as loud as 5")
     night_volume: int = Field(2, ge=1, le=5, description="the loudest that the voice gets at night (panel.night); an alert is as loud as 5")
+    half_duplex: bool = Field(True, description="the microphone gives silence while the speaker sounds; false: with headphones alone")
     preroll_seconds: float = Field(0.5, ge=0, le=2, description="sound kept from before the press")
     tail_seconds: float = Field(0.3, ge=0, le=2, description="sound kept from after the release")
 

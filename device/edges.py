@@ -5,15 +5,18 @@ They post events and touch no state: `states.py` decides what an event means.
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from device.audio import SoundLost
+from device.audio import SoundLost, SoundStuck
 from device.beat import Beat, notify
 from device.logs import log
 from device.night import Night
+from device.soundcard import unquiet
 from device.states import TIMEOUTS, TRANSITIONS, Event, State
 from device.voice.link import Message, Voice, VoiceLost
 
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
     from device.daemon import Companion
 
 LOOK = 0.25  # seconds between two looks
-AGAIN = 2.0  # seconds before a lost card or voice is tried again
+AGAIN = 0.5  # seconds before a lost card is tried again; opening it may take 2, and deaf it must be 3 at most
+STUCK = 15.0  # seconds that an attempt may take: 6 for the first sample, and whatever a driver needs to close
+GONE = 300.0  # seconds without a card, after which PortAudio may be what is broken
 SOUND_PATIENCE = 8.0  # seconds that a card may take to give its first sample
 
 
@@ -80,24 +85,67 @@ async def _hear_voice(home: Companion, message: Message) -> None:
 
 
 async def keep_sound(home: Companion) -> None:
-    """Open the card, and open it again whenever its samples stop. A card may take seconds: never on the loop."""
-    said = ""
+    """Open the card, and open it again by its name, PortAudio begun anew, whenever its samples stop.
+
+    Raises SoundStuck, under systemd alone, where only a new process may help (`beyond_us`).
+    """
+    said, lost_since = "", 0.0
     again = home.audio.open
     while True:
         if not home.audio.alive():
             waiting = home.state is State.STARTING and time.monotonic() - home.since < SOUND_PATIENCE
             if not waiting and (home.state, Event.LOST) in TRANSITIONS:
                 home.post(Event.LOST)
-            try:
-                await anyio.to_thread.run_sync(again)
-                said = ""
-            except SoundLost as error:
-                if str(error) != said:
-                    log("sound_lost", reason=error)
-                    said = str(error)
+            lost_since = lost_since or time.monotonic()
+            reason = await _attempt(home, again)
+            if reason and reason != said:
+                log("sound_lost", reason=reason)
+            if reason and (why := beyond_us(time.monotonic() - lost_since, 0.0, home.state)) and notify(f"STATUS={why}"):
+                raise SoundStuck(f"{why}; the last reason was: {reason}")
+            again, said = home.audio.reopen, reason
+            if reason:
                 await anyio.sleep(AGAIN)
-            again = home.audio.reopen
+                continue
+            log("sound_back", seconds=time.monotonic() - lost_since)
+            lost_since = 0.0
         await anyio.sleep(LOOK)
+
+
+def beyond_us(lost: float, attempt: float, state: State) -> str:
+    """Why only a new process can bring the sound back, or "". `lost`: s without a card, `attempt`: s that this one took so far.
+
+    An alert that runs is left alone while the loop can go on trying: its call would pause with the process.
+    """
+    if attempt > STUCK:
+        return f"the sound card's driver has not answered for {attempt:.0f} s"
+    if lost > GONE and state is not State.ALERTING:
+        return f"the sound card has not come back in {lost:.0f} s"
+    return ""
+
+
+async def _attempt(home: Companion, work: Callable[[], None]) -> str:
+    """Why `work` could not open the card, or "". It may take seconds, or hang: never on the loop, nor in a thread that an end waits for."""
+    outcome: list[str | Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+            outcome.append("")
+        except SoundLost as error:
+            outcome.append(str(error))
+        except Exception as error:
+            outcome.append(error)
+
+    threading.Thread(target=run, name="sound", daemon=True).start()
+    began = time.monotonic()
+    while not outcome:
+        await anyio.sleep(LOOK / 10)
+        if (why := beyond_us(0.0, time.monotonic() - began, home.state)) and notify(f"STATUS={why}"):
+            unquiet()
+            raise SoundStuck(f"{why}: it hangs.")
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
 async def keep_night(home: Companion) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from device.audio import SoundLost
 from device.config import Audio as AudioSettings
+from device.half_duplex import HalfDuplex
 from device.limiter import Limiter
 from device.turn import MIC_RATE, VOICE_RATE
 from device.wavs import faded
@@ -25,7 +26,10 @@ from device.wavs import faded
 # under 100 ms. 20 ms blocks at 24 kHz lost phase 3 times in 6 s of load. The microphone can wait.
 SPEAKER_BLOCK = 0.025
 MIC_BLOCK = 0.04
+INPUT_LOST = 2  # PortAudio's paInputOverflow: samples of the microphone were lost before this block
 FADE = 0.01  # s in which a voice that is cut off dies away
+ON_ITS_WAY = 0.5  # s of sound that may be captured and not delivered: a machine that stood still for a moment
+JITTER = 0.01  # s by which blocks come earlier or later, and with them the clock that counts them
 QUIET_TOO_LONG = 1.5  # s without a sample: the card is gone
 FIRST_SAMPLE = 6.0  # s that a card may take to start; PulseAudio takes 1.1 to 1.9
 # What PulseAudio holds of the speaker. Left to ALSA's plugin it is two blocks, and then one late block never comes
@@ -47,6 +51,7 @@ class SoundCard:
         self._muted = False
         self._pa: Any = None
         self._streams: list[Any] = []
+        self._door = threading.Lock()  # a stream is asked or taken away to be closed, never both
         self._forget()
 
     def _forget(self) -> None:
@@ -55,6 +60,7 @@ class SoundCard:
         self._mic_rate, self._speaker_rate = MIC_RATE, VOICE_RATE
         self._mic_width = self._speaker_width = 2  # bytes a frame
         self._preroll_bytes = 0
+        self._duplex = HalfDuplex(MIC_RATE)
         self._ring: deque[bytes] = deque(maxlen=1)  # in memory only, and never longer
         self._fresh: list[bytes] = []
         self._clip_on, self._complete = False, False
@@ -88,6 +94,9 @@ class SoundCard:
             raise SoundLost(f"The sound card won't open ({error}): is it plugged in?") from error
         deadline = time.monotonic() + FIRST_SAMPLE
         while not (self._mic_at and self._speaker_at):
+            if not all(stream.is_active() for stream in self._streams):
+                self.close()
+                raise SoundLost("The sound card left while it was being opened: is it plugged in?")
             if time.monotonic() > deadline:
                 self.close()
                 raise SoundLost(f"The sound card gave no sample in {FIRST_SAMPLE:.0f} s: is another program holding it?")
@@ -99,7 +108,8 @@ class SoundCard:
         self.open()
 
     def close(self) -> None:
-        streams, self._streams = self._streams, []
+        with self._door:
+            streams, self._streams = self._streams, []
         pa, self._pa = self._pa, None
         with quiet():
             for stream in streams:
@@ -110,9 +120,12 @@ class SoundCard:
                     pa.terminate()
 
     def alive(self) -> bool:
-        """Whether samples flowed both ways within the last 1.5 s."""
+        """Whether samples flowed both ways within the last 1.5 s, and PortAudio has not given up a card that left (it does at once)."""
         oldest = min(self._mic_at, self._speaker_at)
-        return bool(self._streams) and time.monotonic() - oldest < QUIET_TOO_LONG
+        if time.monotonic() - oldest >= QUIET_TOO_LONG:
+            return False
+        with self._door:
+            return len(self._streams) == 2 and all(stream.is_active() for stream in self._streams)
 
     def listen(self, on: bool) -> None:
         """True: a clip begins, with the pre-roll. False: it ends once the tail is in."""
@@ -124,8 +137,9 @@ class SoundCard:
                 self._clip_on, self._complete, self._left = True, False, None
             elif self._clip_on and self._left is None:
                 now = sum(map(len, self._fresh))
-                tail = int(self._settings.tail_seconds * self._mic_rate)
-                self._left = now + tail * self._mic_width
+                # What was said before the release and is still on its way is not the tail yet.
+                seconds = self._settings.tail_seconds + min(self._duplex.behind(time.monotonic()), ON_ITS_WAY) + JITTER
+                self._left = now + int(seconds * self._mic_rate) * self._mic_width
 
     def take(self) -> tuple[np.ndarray, bool]:
         """(samples captured since the last take, whether the clip is complete)."""
@@ -203,6 +217,7 @@ class SoundCard:
         self._mic_width = 2 * channels
         preroll = int(self._settings.preroll_seconds * self._mic_rate)
         with self._lock:
+            self._duplex = HalfDuplex(self._mic_rate, stream.get_input_latency())
             self._preroll_bytes = preroll * self._mic_width
             self._ring = deque(maxlen=-(-preroll // block) or 1)
         stream.start_stream()
@@ -247,12 +262,14 @@ class SoundCard:
         return int(cards[0]["index"]), int(cards[0]["defaultSampleRate"])
 
     def _hear(self, raw: bytes, frames: int, when: Any, status: int) -> tuple[None, int]:
+        now = time.monotonic()
         with self._lock:
-            raw = bytes(len(raw)) if self._muted else raw
+            own = self._duplex.hear(now, frames, bool(status & INPUT_LOST)) and self._settings.half_duplex
+            raw = bytes(len(raw)) if self._muted or own else raw
             self._ring.append(raw)
             if self._clip_on:
                 self._fresh.append(raw)
-        self._mic_at = time.monotonic()
+        self._mic_at = now
         return None, 0  # paContinue
 
     def _speak(self, raw: None, frames: int, when: Any, status: int) -> tuple[bytes, int]:
@@ -262,7 +279,10 @@ class SoundCard:
             sound = bytes(self._queue[:wanted])
             del self._queue[:wanted]
             if sound:
-                self._leaving.append((now + self._latency, len(sound) // self._speaker_width))
+                size = len(sound) // self._speaker_width
+                left = now + self._latency + size / self._speaker_rate  # its last sample
+                self._leaving.append((left, size))
+                self._duplex.spoke(now, left)
         self._speaker_at = now
         return sound.ljust(wanted, b"\0"), 0  # paContinue
 
@@ -296,10 +316,21 @@ def _resampler(source: int, target: int, kind: str = "int16") -> Any:
 def quiet() -> Iterator[None]:
     """File descriptor 2 into /dev/null: ALSA and JACK write dozens of lines while they probe."""
     kept = os.dup(2)
+    _kept.append(kept)
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
         os.dup2(kept, 2)
+        _kept.remove(kept)
         os.close(kept)
+
+
+_kept: list[int] = []  # what descriptor 2 was, for each quiet() that runs
+
+
+def unquiet() -> None:
+    """Descriptor 2 as it was, though a library hangs inside quiet(): why the process ends must be read by somebody."""
+    if _kept:
+        os.dup2(_kept[0], 2)

@@ -64,6 +64,7 @@ async def bedside(
     headset: dict[str, str] | None = None,
     panel: dict[str, str] | None = None,
     audio: dict[str, Any] | None = None,
+    card: Any = None,
     safety: dict[str, Any] | None = None,
 ) -> AsyncIterator[Any]:
     """A companion that runs, with everything a test may want to look at or pull.
@@ -85,7 +86,7 @@ async def bedside(
     server = serve(settings.voice.socket, ears, pen, throat, about) if voice and not socket else None
     holder: list[Companion] = []
     hands = open_panel(settings.panel, lambda event: holder[0].post(event))
-    card = WavCard(clips, tail=0.3, preroll=0.5, speed=SPEED)
+    card = card or WavCard(clips, tail=0.3, preroll=0.5, speed=SPEED)
     memory = Memory(folder / "memory.db")
     seen: list[State] = []
     entered: list[tuple[State, tuple[float, float, float]]] = []
