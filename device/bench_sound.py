@@ -46,7 +46,8 @@ class Pulse:
             f"--load=module-native-protocol-unix socket={self.socket} auth-anonymous=1",
             f"--load={' '.join(SINK)}",
         ]  # fmt: skip
-        (self.folder / "asound.conf").write_text(ALSA, encoding="ascii")
+        if not (asound := self.folder / "asound.conf").exists():  # PortAudio aborts where it changes while it counts the cards
+            asound.write_text(ALSA, encoding="ascii")
         environment, file = {**os.environ, **self.environment}, self.folder / "log"
         with file.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env=environment)
