@@ -29,7 +29,7 @@ MIC_BLOCK = 0.04
 INPUT_LOST = 2  # PortAudio's paInputOverflow: samples of the microphone were lost before this block
 FADE = 0.01  # s in which a voice that is cut off dies away
 ON_ITS_WAY = 0.5  # s of sound that may be captured and not delivered: a machine that stood still for a moment
-JITTER = 0.01  # s by which blocks come earlier or later, and with them the clock that counts them
+JITTER = 0.03  # s by which blocks come earlier or later, and that the card keeps them: with 0.01, 15 ms of 1 word in 20 were lost
 QUIET_TOO_LONG = 1.5  # s without a sample: the card is gone
 FIRST_SAMPLE = 6.0  # s that a card may take to start; PulseAudio takes 1.1 to 1.9
 # What PulseAudio holds of the speaker. Left to ALSA's plugin it is two blocks, and then one late block never comes
