@@ -1,8 +1,9 @@
-"""`bedside caller`, `acknowledge` and `audit`, for systemd, a caregiver and a technician. Each imports only what it needs."""
+"""`bedside status`, `caller`, `acknowledge` and `audit`, for systemd, a caregiver and a technician. Each imports only what it needs."""
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    """The three, as subparsers of `commands`."""
+    """The four, as subparsers of `commands`."""
 
     def command(name: str, do: Callable[[argparse.Namespace], int], text: str) -> Any:
         sub = commands.add_parser(name, help=text, description=text)
@@ -19,6 +20,8 @@ def add_parser(commands: Any) -> None:
         sub.add_argument("--config", metavar="FILE", help="TOML settings; none: the defaults")
         return sub
 
+    status = command("status", _status, "what the companion does now, and whom it calls")
+    status.add_argument("--wait", type=float, metavar="SECONDS", help="until it is READY or has answered; 1 where it is not by then")
     caller = command("caller", _caller, "tell a person while a call is open, as systemd does")
     caller.add_argument("--test", action="store_true", help="one test call by the webhook and the command, and leave")
     command("acknowledge", _acknowledge, "a caregiver is here: end the alert, as the held call button does")
@@ -32,6 +35,27 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     settings = config.load(arguments.config)
     logs.setup(settings.log.level)
     return settings
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from device.control import ControlLost, ask
+
+    socket, well = _settings(arguments).safety.socket, ("ready", "listening", "thinking", "speaking", "alerting")
+    ends = time.monotonic() + (arguments.wait or 0.0)
+    while True:
+        try:
+            told, fault = ask(socket, status=True), ""
+        except ControlLost as error:
+            told, fault = {"state": ""}, str(error)
+        if told["state"] in well or time.monotonic() >= ends:
+            break
+        time.sleep(min(0.5, max(0.0, ends - time.monotonic())))
+    if fault:
+        raise OSError(fault)
+    print(told["state"].upper())
+    if call := told["call"]:
+        print(f"calling a person: {call['kind']}, since {call['at']}")
+    return 0 if arguments.wait is None or told["state"] in well else 1
 
 
 def _caller(arguments: argparse.Namespace) -> int:

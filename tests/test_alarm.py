@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from home import SOUNDS, SPEECH, acknowledge, becomes, bedside, ends_with, heard, press, until
 
+from device.__main__ import main
 from device.audit import LOG, verify
 from device.caregiver import FILE
 from device.control import ControlLost, ask
@@ -133,6 +134,49 @@ async def test_a_call_is_open_again_after_a_restart_until_a_command_says_that_a_
         with pytest.raises(ControlLost, match="nobody is being called; it is starting"):
             await anyio.to_thread.run_sync(lambda: ask(door, acknowledge=True))
     assert whats(home) == ["call", "call goes on", "acknowledged"]
+
+
+async def test_a_technician_asks_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f'[safety]\nsocket = "{tmp_path / "c.sock"}"\n')
+
+    async def status(*more: str) -> tuple[int, list[str]]:
+        code = await anyio.to_thread.run_sync(main, ["status", "--config", str(file), *more])
+        said = capsys.readouterr()
+        return code, (said.out or said.err).splitlines()
+
+    code, said = await status("--wait", "0.2")
+    assert (code, "no companion answers" in said[0]) == (1, True)
+    async with bedside(tmp_path, [SPEECH]) as home:
+        assert await status() == (0, ["READY"])
+        home.panel.press_call()
+        await becomes(home, State.ALERTING)
+        code, said = await status("--wait", "0.2")
+        assert (code, said[0]) == (0, "ALERTING")
+        assert said[1].startswith("calling a person: call_someone, since 20")
+        await acknowledge(home)
+
+
+async def test_after_an_update_it_is_waited_for(tmp_path: Path) -> None:
+    """First nobody answers, then a companion without a voice, and only then one that is READY."""
+    file, ended = tmp_path / "settings.toml", anyio.Event()
+    file.write_text(f'[safety]\nsocket = "{tmp_path / "c.sock"}"\n')
+
+    async def waits() -> None:
+        assert await anyio.to_thread.run_sync(main, ["status", "--config", str(file), "--wait", "30"]) == 0
+        ended.set()
+
+    for folder in ("mute", "well"):
+        (tmp_path / folder).mkdir()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(waits)
+        async with bedside(tmp_path / "mute", [SPEECH], voice=False, safety={"socket": str(tmp_path / "c.sock")}):
+            assert await anyio.to_thread.run_sync(main, ["status", "--config", str(file), "--wait", "1"]) == 1
+            assert not ended.is_set()
+        async with bedside(tmp_path / "well", [SPEECH], safety={"socket": str(tmp_path / "c.sock")}):
+            with anyio.fail_after(10):
+                await ended.wait()
+
 
 
 async def test_the_call_button_alerts_with_the_voice_dead_and_the_headset_off(tmp_path: Path) -> None:
