@@ -20,6 +20,7 @@ from device.alarm import Alarm
 from device.audio import VOLUMES, at_volume
 from device.beat import notify
 from device.config import Settings
+from device.disclosure import Disclosure, clock
 from device.eeg_feed import Feed
 from device.exchange import Exchange
 from device.guide import Guide
@@ -65,6 +66,7 @@ class Companion:
         self.about: dict[str, Any] | None = None  # what the voice said of itself when READY
         self.turns: list[Turn] = []  # of this session, oldest first
         self.said: list[str] = []  # every reply of this session, whole, so that none is said twice
+        self.disclosure, self.clock = Disclosure(), clock
         self.exchange: Exchange | None = None
         self._scope: anyio.CancelScope | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -286,6 +288,7 @@ class Companion:
         if turn is None:
             return
         self.turns.append(turn)
+        self.disclosure = self.disclosure.after(self.clock(), exchange.disclosed)
         await self.remembering.store(exchange.number, turn)
         log("turn", number=len(self.turns), engine=turn.engine, **dict[str, Any](turn.latency))
         self.watch("turn", turn)

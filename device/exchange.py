@@ -13,6 +13,7 @@ import anyio
 
 from device import safety
 from device.conditioning import conditioning
+from device.disclosure import SENTENCE, without
 from device.planner import REMEMBERED, part_heard
 from device.reply_rules import SAFE_CLAUSE, allowed
 from device.states import Event
@@ -158,17 +159,23 @@ class Exchange:
             number=number,
             bank=bank,
             heard=heard.text,
-            before=[[turn.heard.text, turn.reply] for turn in before],
+            before=[[turn.heard.text, without(turn.reply)] for turn in before],
             avoid=[reply[:BEGINNING] for reply in self._home.said[-AVOIDED:]],
             affect=conditioning(self.affect)[0],
             remembered=await self._home.remembering.lines(heard.text) if chat else [],
         )
 
     async def _speak(self, clause: str) -> None:
+        home = self._home
         if not self._clauses:
             self._mark("release_to_first_clause")
+            if home.disclosure.due(home.clock()):
+                await self._send(SENTENCE)
+        home.said[-1] = f"{home.said[-1]} {clause}".strip()
+        await self._send(clause)
+
+    async def _send(self, clause: str) -> None:
         self._clauses.append(clause)
-        self._home.said[-1] = " ".join(self._clauses)
         self._seconds.append(0.0)
         await self._voice.send("speak", self.number, text=clause)
 
@@ -206,6 +213,11 @@ class Exchange:
             (clause, seconds if index < self._spoken else max(seconds, SECONDS_A_WORD * len(clause.split())))
             for index, (clause, seconds) in enumerate(zip(self._clauses, self._seconds, strict=True))
         ]
+
+    @property
+    def disclosed(self) -> bool:
+        """Whether it was said, and heard to its end, that a machine is speaking."""
+        return self._clauses[:1] == [SENTENCE] and part_heard(self._lengths()[:1], self._played) == SENTENCE
 
     def spoken(self) -> list[tuple[str, int]]:
         """For the voice's own history, in order: (the words of each clause that were heard, their frames)."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from device.asked import Wish, asked
+from device.disclosure import Disclosure
 from device.logs import log
 from device.memory import BREAK, Memory, MemoryFault
 from device.memory_rows import Said, Segment
@@ -60,6 +61,7 @@ class Remembering:
         self._writing = anyio.Lock()
         self._sure = False  # "forget everything" was said, and the patient is being asked
         self._changes = -1  # never looked
+        self._patient = ""  # who lay in the bed when we looked
         self._spoke = time.time()  # when the last turn was stored
         self._expired = self._tried = float("-inf")
         self._summary: tuple[float, tuple[Said, ...], int] | None = None  # (asked when, its turns, session) of the voice
@@ -217,6 +219,9 @@ class Remembering:
         if self.memory is None:
             return
         self._changes = await self._disk(self.memory.changes)
+        before, self._patient = self._patient, await self._disk(self.memory.patient)
+        if before not in ("", self._patient):
+            self._home.disclosure = Disclosure()  # another ear, which has not been told
         kept = await self._disk(self.memory.ongoing, time.time())
         self._home.turns[:] = [*kept, *(turn for _, _, turn in self._waiting)]
         if self._home.voice is not None and self._home.about is not None:

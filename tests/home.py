@@ -20,6 +20,7 @@ from device import sounds
 from device.audio import WavCard
 from device.config import FIRMWARE, load
 from device.daemon import Companion
+from device.disclosure import Disclosure
 from device.eeg import open_headset
 from device.memory import Memory
 from device.panel import open_panel
@@ -66,11 +67,13 @@ async def bedside(
     audio: dict[str, Any] | None = None,
     card: Any = None,
     safety: dict[str, Any] | None = None,
+    told: bool = True,
 ) -> AsyncIterator[Any]:
     """A companion that runs, with everything a test may want to look at or pull.
 
     `socket`: another voice than the one this would serve itself; the companion is yielded when READY
     if there is a voice. `entered` is every state with the pins of the light as they were then.
+    `told`: that it is a machine was just said, and no first reply begins with it.
     """
     settings = load(
         None,
@@ -98,6 +101,8 @@ async def bedside(
 
     companion = Companion(settings, hands, card, open_headset(settings.headset), memory, SOUNDS, watch)
     holder.append(companion)
+    if told:
+        companion.disclosure = Disclosure(companion.clock(), companion.clock())
     home = SimpleNamespace(
         companion=companion, panel=hands, card=card, memory=memory, ears=ears, pen=pen, server=server,
         seen=seen, entered=entered, settings=settings, audit=folder / "safety" / "audit.log",
