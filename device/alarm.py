@@ -6,13 +6,16 @@ It knows no rule and no network, and nothing in it waits for a model or a disk. 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from device import control
 from device.audit import Audit, note_what_runs
 from device.caregiver import Caregiver
+from device.logs import log
 from device.safety import MESSAGES
 from device.sounds import PROMPTS, with_numbers
 from device.states import Event, State
@@ -37,6 +40,7 @@ class Alarm:
         self._prompts = 0  # said since it began
         self._came = "button"  # what said that a caregiver is here
         self.began = 0.0
+        self.refusals: Counter[str] = Counter()  # of clauses, by the rule that they broke, since the start
 
     @property
     def kind(self) -> str:
@@ -66,6 +70,12 @@ class Alarm:
         home.in_thread(self._caregiver.keep, call, old is not None)
         home.watch("call", self._alert)
 
+    def refused(self, rule: str) -> None:
+        """A reply broke a rule of device/reply_rules.py and was not said."""
+        self.refusals[rule] += 1
+        log("reply_refused", rule=rule, count=self.refusals[rule])
+        self._home.in_thread(partial(self._audit.note, "reply refused", rule=rule, count=self.refusals[rule]))
+
     def goes_on(self) -> None:
         """Nobody has come yet: say what helps meanwhile. `bedside caller` tells people again by itself."""
         prompts = PROMPTS.get(self.kind, PROMPTS["call_someone"])
@@ -83,7 +93,7 @@ class Alarm:
         """What a command at our door is answered (device/control.py)."""
         if "status" in request:
             call = self._caregiver.call
-            return {"state": self._home.state.value, "call": asdict(call) if call else None}
+            return {"state": self._home.state.value, "call": asdict(call) if call else None, "refused": self.refusals}
         if "told" in request:
             self._home.in_thread(self._caregiver.told, str(request["told"])[:40], str(request.get("result", ""))[:80])
             return {"noted": True}

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from device import safety
 from device.config import Settings
 from device.planner import REMEMBERED, clauses, steady
-from device.reply_rules import SAFE_CLAUSE, allowed
+from device.reply_rules import INSTEAD, broken
+from device.spoken import spoken
 
 if TYPE_CHECKING:
     from device.voice.load import Writer
@@ -58,12 +59,12 @@ def answer(pen: Pen, heard: str, before: list[tuple[str, str]]) -> Iterator[str]
     for bank in (False, True) if pen.name != "bank" else (True,):
         silent = True
         for clause in steady(clauses(pen.plan(request, bank))):
-            said = allowed(clause)
-            if said is None and not bank:
+            rule = broken(clause)
+            if rule and not bank:
                 silent = True  # what it must not say: the reviewed bank answers
                 break
-            if said != "":
+            if said := INSTEAD[rule] if rule else spoken(clause):
                 silent = False
-                yield SAFE_CLAUSE if said is None else said
+                yield said
         if not silent:
             return

@@ -15,7 +15,8 @@ from device import safety
 from device.conditioning import conditioning
 from device.disclosure import SENTENCE, without
 from device.planner import REMEMBERED, part_heard
-from device.reply_rules import SAFE_CLAUSE, allowed
+from device.reply_rules import INSTEAD, broken
+from device.spoken import spoken
 from device.states import Event
 from device.turn import FRAME, VOICE_RATE, Alert, Heard, Turn
 from device.voice.link import Message, Voice, VoiceLost
@@ -123,7 +124,8 @@ class Exchange:
         home.said.append("")
         home.audio.begin()
         for part in known:
-            await self._speak(allowed(part) or SAFE_CLAUSE)
+            if clause := INSTEAD.get(self._refused(part), spoken(part)):
+                await self._speak(clause)
         planned, chat = bool(known), self._about["words"] != "bank"
         while not (planned and self._spoken == len(self._clauses)):
             message = await self._next("clause", "planned", "audio", "spoken")
@@ -139,14 +141,14 @@ class Exchange:
                 continue  # of a plan that was given up
             elif message.kind == "planned" and (self._clauses or number or not chat):
                 planned = True
-            elif message.kind == "clause" and (clause := allowed(message.fields["text"])) is not None:
-                if clause:
+            elif message.kind == "clause" and not (rule := self._refused(message.fields["text"])):
+                if clause := spoken(message.fields["text"]):
                     await self._speak(clause)
             elif chat and number == 0:
                 number = 1  # the chat model said nothing, or what must not be said: the reviewed bank answers
                 await self._plan(heard, number, bank=True)
-            else:
-                await self._speak(SAFE_CLAUSE)
+            elif INSTEAD[rule] not in self._clauses:
+                await self._speak(INSTEAD[rule])
         await self._drain()
         self._played = home.audio.played
 
@@ -164,6 +166,12 @@ class Exchange:
             affect=conditioning(self.affect)[0],
             remembered=await self._home.remembering.lines(heard.text) if chat else [],
         )
+
+    def _refused(self, clause: str) -> str:
+        """The rule that `clause` breaks, "" for none; counted, without its words."""
+        if rule := broken(clause):
+            self._home.alarm.refused(rule)
+        return rule
 
     async def _speak(self, clause: str) -> None:
         home = self._home

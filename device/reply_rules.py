@@ -55,16 +55,18 @@ REPLY_RULES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
 )  # fmt: skip
 
 
+INSTEAD = {name: instead for name, _, instead in REPLY_RULES}
+
+
+def broken(clause: str) -> str:
+    """The name of the rule that `clause` breaks, as written or as spoken; "" where it may be said."""
+    for words in (plain(clause), plain(spoken(clause))):
+        for name, pattern, _ in REPLY_RULES:
+            if pattern.search(words):
+                return name
+    return ""
+
+
 def check_reply(clause: str) -> str:
     """`clause` itself, or a safe sentence where it would harm, treat, pretend or tell a feeling."""
-    words = plain(clause)
-    for _, pattern, instead in REPLY_RULES:
-        if pattern.search(words):
-            return instead
-    return clause
-
-
-def allowed(clause: str) -> str | None:
-    """The clause as it is spoken, "" where it is markup alone; None where it must not be said, as written or as spoken."""
-    said = spoken(clause)
-    return said if check_reply(clause) == clause and check_reply(said) == said else None
+    return INSTEAD.get(broken(clause), clause)

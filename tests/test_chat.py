@@ -14,7 +14,7 @@ from device import models
 from device.bench_planner import bench_planner
 from device.chat import answer, chat
 from device.config import FIRMWARE, Settings, load
-from device.reply_rules import SAFE_CLAUSE
+from device.reply_rules import INSTEAD
 from device.spoken import spoken
 from device.voice.replies import load_replies
 
@@ -37,8 +37,8 @@ def test_typed_lines_are_answered_and_a_crisis_gets_no_reply(models_folder: Path
     ("written", "said"),
     [
         ("It is 10:30. Rest.", ["It is ten thirty.", "Rest."]),
-        ("Yes. You should take two tablets now. Rest.", ["Yes.", "The bank.", SAFE_CLAUSE]),
-        ("***", ["The bank.", SAFE_CLAUSE]),
+        ("Yes. You should take two tablets now. Rest.", ["Yes.", "The bank.", INSTEAD["dose"]]),
+        ("***", ["The bank.", INSTEAD["dose"]]),
     ],
 )
 def test_a_chat_models_words_take_the_path_that_they_take_aloud(written: str, said: list[str]) -> None:

@@ -13,7 +13,8 @@ from home import LONG, REPLY, SPEECH, AskedPen, acknowledge, becomes, bedside, h
 from device import remembering
 from device.disclosure import EVERY, SENTENCE, Disclosure, clock, without
 from device.memory import BREAK, Memory
-from device.reply_rules import allowed
+from device.reply_rules import broken
+from device.spoken import spoken
 from device.states import State
 from device.voice.tone import ToneVoice
 
@@ -44,7 +45,8 @@ def test_it_is_due_at_a_sessions_first_turn_and_after_three_hours(known: Disclos
 
 
 def test_it_is_a_clause_that_may_be_said_and_is_left_out_of_what_words_are_found_from() -> None:
-    assert allowed(SENTENCE) == SENTENCE
+    assert not broken(SENTENCE)
+    assert spoken(SENTENCE) == SENTENCE
     assert without(f"{SENTENCE} {REPLY}") == without(REPLY) == REPLY
     assert without(SENTENCE) == without("Just so you —") == without("") == ""
     assert without("I am —") == "I am —"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 from home import LONG, REPLY, SENTENCE, SILENCE, SOUNDS, SPEECH, AskedPen, becomes, bedside, ends_with, heard, lines, press, until
 from peers import LevelEars
 
+from device.control import ask
 from device.planner import clauses
-from device.reply_rules import SAFE_CLAUSE
+from device.reply_rules import INSTEAD, REPLY_RULES
 from device.states import LIGHTS, STAND_IN, TIMEOUTS, Event, State
 from device.turn import MIC_RATE, Affect, Heard
 from device.voice.tone import ToneVoice
@@ -290,8 +293,37 @@ async def test_a_clause_that_must_not_be_said_is_never_sent_to_the_voice(tmp_pat
         await becomes(home, State.SPEAKING)
         await becomes(home, State.READY)
         (turn,) = home.memory.recent(5)
-    assert throat.texts == ["Thank you.", SAFE_CLAUSE]
-    assert turn.reply == f"Thank you. {SAFE_CLAUSE}"
+    assert throat.texts == ["Thank you.", INSTEAD["dose"]]
+    assert turn.reply == f"Thank you. {INSTEAD['dose']}"
+
+
+BAD = {
+    "harm": "Then kill yourself.", "dose": "Take two paracetamol tablets.", "diagnosis": "It sounds like depression.",
+    "human": "I am a real person.", "feeling": "You are very sad.",
+}  # fmt: skip
+
+
+async def test_what_was_refused_is_counted_by_its_rule_and_kept_without_the_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log, in the audit log and at the door; a sentence that stands for two clauses is said once."""
+    assert list(BAD) == [name for name, _, _ in REPLY_RULES]
+    throat = SpokenTexts()
+    async with bedside(tmp_path, [SPEECH] * 2, replies=(" ".join(BAD.values()), BAD["dose"]), throat=throat) as home:
+        for _ in range(2):
+            await press(home)
+            await becomes(home, State.SPEAKING)
+            await becomes(home, State.READY)
+        kept = lambda: [json.loads(line) for line in home.audit.read_text().splitlines() if "reply refused" in line]  # noqa: E731
+        await until(lambda: len(kept()) == 6, "six entries")
+        door = home.settings.safety.socket
+        assert (await anyio.to_thread.run_sync(lambda: ask(door, status=True)))["refused"] == {name: 1 + (name == "dose") for name in BAD}
+        written = home.audit.read_text()
+    assert sorted((entry["rule"], entry["count"]) for entry in kept()) == sorted([*((name, 1) for name in BAD), ("dose", 2)])
+    assert throat.texts == [*dict.fromkeys(INSTEAD[name] for name in BAD), INSTEAD["dose"]]
+    assert len(lines(caplog, "reply_refused rule=")) == 6
+    logged = "\n".join(record.getMessage() for record in caplog.records) + written
+    assert not [words for words in ("kill yourself", "paracetamol", "depression", "real person", "very sad") if words in logged]
 
 
 async def test_the_bank_answers_when_the_chat_model_says_what_must_not_be_said(tmp_path: Path) -> None:
