@@ -126,7 +126,7 @@ class Estimator:
         self.baseline = baseline
         self.windows.usual = None if baseline is None else baseline.muscle
         self._smooth = [Smoother(SMOOTH_SECONDS) for _ in range(3)]
-        self._points: deque[tuple[float, float]] = deque(maxlen=round(TREND_SECONDS) + 1)
+        self._points: deque[tuple[float, float, float]] = deque(maxlen=round(TREND_SECONDS) + 1)
         self.history.clear()
         self.probability = None
 
@@ -202,14 +202,16 @@ class Estimator:
         if known.sum() < MIN_GOOD:
             return replace(silent, reason="too few channels that were clean in the quiet minute, too.")
         relaxation = self._smooth[0](window.at, self._relaxation(baseline, window, z, known))
-        arousal = self._smooth[1](window.at, float((z[known, BETA] - z[known, ALPHA]).mean()) / 2)
+        aroused = float((z[known, BETA] - z[known, ALPHA]).mean()) / 2
+        arousal = self._smooth[1](window.at, aroused)
         if self._classifier is None:
             return replace(silent, reason=f"{NOT_LAID_OUT} ({', '.join(self.names)}).")
         score = self._classifier.score(regions(z, self.names, self.layout))
         p = self.probability = self._classifier.probability(self._smooth[2](window.at, score))
-        self._points.append((window.at, 2 * self._classifier.probability(score) - 1))
+        self._points.append((window.at, 2 * self._classifier.probability(score) - 1, aroused))
         confidence = min(max(p, 1 - p) * window.clean, baseline.validity)
-        found = trend(*zip(*self._points, strict=True))
+        times, engaged, arousals = zip(*self._points, strict=True)
+        found = trend(times, engaged)
         out = replace(
             silent,
             confidence=confidence,
@@ -217,6 +219,7 @@ class Estimator:
             slope=found.slope,
             slope_low=found.low,
             slope_high=found.high,
+            arousal_trend=trend(times, arousals).word,
         )
         if window.clean < LEAST_CLEAN:
             return replace(_silenced(out), reason=f"only {window.clean:.0%} of the last 15 s were clean.")
@@ -240,7 +243,7 @@ class Estimator:
 
 def _silenced(affect: Affect) -> Affect:
     """Without its direction: too little of the minute was signal."""
-    return replace(affect, trend="", slope=0.0, slope_low=0.0, slope_high=0.0)
+    return replace(affect, trend="", slope=0.0, slope_low=0.0, slope_high=0.0, arousal_trend="")
 
 
 def bench_estimate(channels: int = 8, rate: float = 250.0, seconds: int = 120) -> dict[str, float]:

@@ -63,6 +63,7 @@ class Alarm:
         """The light shows it already. First the message, at full volume, then the relay, then the call."""
         home, self.began, self._prompts, self._came = self._home, time.monotonic(), 0, "button"
         self._alert = self._alert or BUTTON
+        home.exercises.forget()
         self._say(self._alert.message)
         home.panel.nurse_call(True)
         old = self._caregiver.call

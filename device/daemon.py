@@ -23,6 +23,7 @@ from device.config import Settings
 from device.disclosure import Disclosure, clock
 from device.eeg_feed import Feed
 from device.exchange import Exchange
+from device.exercises import Exercises
 from device.guide import Guide
 from device.logs import log
 from device.memory import Memory
@@ -35,6 +36,8 @@ from device.voice.link import Voice, VoiceLost
 
 # A press that can't open a turn is answered by a recorded sentence.
 SENTENCES: dict[State, str] = {State.STARTING: "starting", State.FAULT: "cant_answer"}
+# In these the device is heard, until a press or a fault silences it.
+LEADS = (State.SPEAKING, State.QUIET, State.EXERCISE)
 
 
 class Companion:
@@ -67,6 +70,7 @@ class Companion:
         self.turns: list[Turn] = []  # of this session, oldest first
         self.said: list[str] = []  # every reply of this session, whole, so that none is said twice
         self.disclosure, self.clock = Disclosure(), clock
+        self.exercises = Exercises(self)
         self.exchange: Exchange | None = None
         self._scope: anyio.CancelScope | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -106,6 +110,7 @@ class Companion:
                 for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time, edges.keep_night, edges.keep_headset):
                     self._tasks.start_soon(keep, self)
                 self._tasks.start_soon(self.remembering.keep)
+                self._tasks.start_soon(self.exercises.keep)
                 self.alarm.start()
                 while self._early:
                     self.post(self._early.popleft())
@@ -146,9 +151,11 @@ class Companion:
             self._sound_alarm(before, event)
         elif after is State.QUIET:
             self.guide.begin(self._tasks)
+        elif after is State.EXERCISE:
+            self.exercises.begin(self._tasks)
         elif event in (Event.TAP, Event.LOST, Event.TIMEOUT, Event.QUIET):
             self._silence_turn()
-            if after is State.FAULT and before in (State.LISTENING, State.THINKING, State.SPEAKING, State.QUIET):
+            if after is State.FAULT and before in (State.LISTENING, State.THINKING, *LEADS):
                 self._play("cant_answer")
         elif event is Event.ACKNOWLEDGE:
             self.alarm.end()
@@ -214,7 +221,7 @@ class Companion:
     def _answer_muted(self, before: State) -> None:
         """A press that nobody may hear: it still silences a reply, and says why nothing listens."""
         log("ignored", state=before.value, event="press", reason="muted")
-        if before in (State.SPEAKING, State.QUIET):
+        if before in LEADS:
             self._silence_turn()
             self._enter(State.READY, Event.SPOKEN)
         if self.audio.pending == 0:
@@ -246,6 +253,7 @@ class Companion:
         played = self.audio.stop()
         self.audio.listen(False)
         self.guide.stop()
+        self.exercises.stop()
         if self._scope is not None and self.exchange is not None:
             self.exchange.cut_short(played)
             self._scope.cancel()
@@ -289,6 +297,7 @@ class Companion:
             return
         self.turns.append(turn)
         self.disclosure = self.disclosure.after(self.clock(), exchange.disclosed)
+        self.exercises.heard(turn)
         await self.remembering.store(exchange.number, turn)
         log("turn", number=len(self.turns), engine=turn.engine, **dict[str, Any](turn.latency))
         self.watch("turn", turn)

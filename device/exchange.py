@@ -76,6 +76,10 @@ class Exchange:
         self.heard = heard
         if self.affect.reason:
             self.affect = self._home.affect()
+        if (taken := self._home.exercises.answer(heard.text)) is not None:
+            self.heard = None  # a yes or a no to an offer is nothing to remember
+            await self._say_recorded(taken[0])
+            return taken[1]
         answer = await self._home.remembering.answer(heard.text)
         if answer is not None and answer.sound:  # "forget that": of the wish itself nothing is kept either
             self.heard = None

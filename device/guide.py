@@ -107,11 +107,15 @@ class Guide:
         return True
 
     async def _say(self, name: str) -> None:
-        home = self._home
-        home.audio.begin()
-        home.say(home.sounds[name])
-        while home.audio.pending > 0:
-            await anyio.sleep(LOOK)
+        await say(self._home, name)
+
+
+async def say(home: Companion, name: str) -> None:
+    """A recorded sentence, to its end."""
+    home.audio.begin()
+    home.say(home.sounds[name])
+    while home.audio.pending > 0:
+        await anyio.sleep(LOOK)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ class Lamp:
         """Show `light` from now on. The same light again is no change.
 
         At night a light only glimmers. Its colour stays, for red and yellow have a meaning of
-        their own here and pins without PWM know no half tones; flashing red or yellow stays whole.
+        their own here and pins without PWM know no half tones; flashing red or yellow stays whole, and so does the pace of a breath.
         """
         if self._shown == (light, night):
             return
@@ -47,7 +47,7 @@ class Lamp:
 
 def rhythm(light: Light, night: bool) -> tuple[float, float]:
     """Seconds lit and seconds dark; dark 0 is steady."""
-    if not night or light.warns:
+    if not night or light.warns or light.paces:
         return light.blink / 2, light.blink / 2
     period = light.blink or NIGHT_PERIOD
     return GLIMMER, max(period - GLIMMER, GLIMMER)

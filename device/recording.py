@@ -34,7 +34,8 @@ KEPT = 3000  # blocks and marks that may wait for a slow disk: 2 minutes
 
 # What happens at the bedside, in the words of the annotations. Nobody's words are among them.
 EVENTS = {Event.PRESS: "press", Event.RELEASE: "release", Event.CALL: "call button", Event.ACKNOWLEDGE: "alert acknowledged"}
-STATES = {State.SPEAKING: "reply", State.ALERTING: "alert", State.READY: "ready", State.FAULT: "fault", State.QUIET: "quiet minute"}
+STATES = {State.SPEAKING: "reply", State.ALERTING: "alert", State.READY: "ready", State.FAULT: "fault", State.QUIET: "quiet minute",
+          State.EXERCISE: "exercise"}  # fmt: skip
 
 
 class Recorder:

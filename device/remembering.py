@@ -112,6 +112,11 @@ class Remembering:
                 self._home.audio.begin()
                 self._home.say(self._home.sounds["not_kept"])
 
+    @property
+    def asks(self) -> bool:
+        """Whether the patient is being asked if everything shall be forgotten: a yes is the answer to that."""
+        return self._sure
+
     # What the patient asks of it -----------------------------------------------------------------
 
     async def answer(self, heard: str) -> Answer | None:
@@ -222,6 +227,7 @@ class Remembering:
         before, self._patient = self._patient, await self._disk(self.memory.patient)
         if before not in ("", self._patient):
             self._home.disclosure = Disclosure()  # another ear, which has not been told
+            self._home.exercises.forget()
         kept = await self._disk(self.memory.ongoing, time.time())
         self._home.turns[:] = [*kept, *(turn for _, _, turn in self._waiting)]
         if self._home.voice is not None and self._home.about is not None:

@@ -50,6 +50,15 @@ NAMES: dict[str, str] = {
     "quiet_done": "it is over, and there is a baseline",
     "quiet_failed": "it is over, and the signal was too poor for a baseline",
     "quiet_no_signal": "the headset sends nothing in it",
+    "offer_breathing": "a breathing exercise is offered (device/offers.py says when)",
+    "offer_grounding": "a grounding exercise is offered",
+    "offer_declined": "the patient said no to it",
+    "breathe_begin": "the patient said yes: the breathing exercise begins",
+    "breathe_in": "in it, six times, as the light goes on",
+    "breathe_out": "the same, as the light goes off",
+    "ground_begin": "the patient said yes: the grounding exercise begins",
+    "ground_hear": "in it, between look_around and held_up",
+    "exercise_done": "an exercise is over",
     "listening": "not yet: to come with the work on sound, once the microphone is live",
 }
 SPOKEN = tuple(name for name in NAMES if name != "listening")

@@ -16,6 +16,7 @@ class State(Enum):
     THINKING = "thinking"  # words are being recognised and a reply is planned
     SPEAKING = "speaking"  # the reply is in the speaker
     QUIET = "quiet"  # the wearer of the headset sits quietly and is led through it; a press ends it
+    EXERCISE = "exercise"  # the patient said yes to an exercise and is led through it; a press ends it
     ALERTING = "alerting"  # a person is being called; only a caregiver ends it
     FAULT = "fault"  # the voice or the sound card is lost; the call button still works
 
@@ -33,6 +34,8 @@ class Event(Enum):
     ACKNOWLEDGE = "acknowledge"  # a caregiver is here
     LOST = "lost"  # the voice process or the sound card is gone
     TIMEOUT = "timeout"  # the state lasted longer than it may
+    OFFER = "offer"  # an exercise is being offered (device/offers.py)
+    EXERCISE = "exercise"  # and the patient said yes
     QUIET = "quiet"  # the louder button was held: the quiet minute is asked for, or has been enough
 
 
@@ -47,11 +50,15 @@ class Control(Enum):
 
 @dataclass(frozen=True)
 class Light:
-    """What the wearer sees. `rgb` in [0, 1] each; `blink` is the period in seconds, 0 for steady."""
+    """What the wearer sees. `rgb` in [0, 1] each; `blink` is the period in seconds, 0 for steady.
+
+    `paces`: somebody breathes by it, so that night does not shorten it.
+    """
 
     rgb: tuple[float, float, float]
     blink: float
     words: str
+    paces: bool = False
 
     @property
     def warns(self) -> bool:
@@ -70,6 +77,7 @@ LIGHTS: dict[State, Light] = {
     S.THINKING: Light((0, 0, 1), 1.0, "blue, slow"),
     S.SPEAKING: Light((0, 1, 1), 0.0, "cyan"),
     S.QUIET: Light((1, 1, 1), 0.0, "white"),
+    S.EXERCISE: Light((0, 1, 1), 10.0, "cyan, as one breathes", paces=True),
     S.ALERTING: Light((1, 0, 0), 0.5, "red, fast"),
     S.FAULT: Light((1, 1, 0), 1.0, "yellow, slow"),
 }
@@ -101,6 +109,10 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.QUIET, E.QUIET): S.READY,
     (S.QUIET, E.PRESS): S.LISTENING,  # who wants to talk need not wait
     (S.QUIET, E.SPOKEN): S.READY,
+    (S.READY, E.OFFER): S.SPEAKING,
+    (S.SPEAKING, E.EXERCISE): S.EXERCISE,
+    (S.EXERCISE, E.PRESS): S.LISTENING,
+    (S.EXERCISE, E.SPOKEN): S.READY,
     (S.ALERTING, E.ACKNOWLEDGE): S.STARTING,  # READY only after the voice has answered again
     (S.FAULT, E.VOICE_READY): S.READY,
     # A person in danger or in need comes first, wherever we are.
@@ -112,6 +124,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (S.THINKING, E.TIMEOUT): S.FAULT,
     (S.SPEAKING, E.TIMEOUT): S.READY,
     (S.QUIET, E.TIMEOUT): S.READY,
+    (S.EXERCISE, E.TIMEOUT): S.READY,
     (S.ALERTING, E.TIMEOUT): S.ALERTING,  # stay present: the call and the message are repeated
     (S.FAULT, E.TIMEOUT): S.STARTING,  # try again, by itself
 }
@@ -124,6 +137,7 @@ TIMEOUTS: dict[State, float] = {
     S.THINKING: 20.0,
     S.SPEAKING: 60.0,
     S.QUIET: 240.0,  # it takes 2 minutes, and longer where samples are lost
+    S.EXERCISE: 120.0,
     S.ALERTING: 30.0,
     S.FAULT: 15.0,
 }

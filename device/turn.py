@@ -31,7 +31,8 @@ class Affect:
     `engagement`, `relaxation` and `arousal` are in [-1, 1], 0 being the wearer's usual quiet. `usable` is the share of channels
     with a clean signal in the last window, in [0, 1]; `at` is in seconds of the headset's stream, and `held` says for how many
     seconds one direction of engagement has been sure. `trend` is the last minute's: "rising", "falling", "steady", or "" where
-    there is too little to say; its slope and interval are of engagement per minute. `minute` is the trajectory itself: (seconds
+    there is too little to say; its slope and interval are of engagement per minute, and `arousal_trend` is arousal's own word.
+    `minute` is the trajectory itself: (seconds
     before `at`, engagement, relaxation) of each estimate in the last minute, smoothed; a second without one is missing.
     """
 
@@ -49,6 +50,7 @@ class Affect:
     slope_low: float = 0.0
     slope_high: float = 0.0
     minute: tuple[tuple[float, float, float], ...] = ()
+    arousal_trend: str = ""
 
 
 @dataclass(frozen=True)

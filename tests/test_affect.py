@@ -259,6 +259,20 @@ def test_a_mostly_spoilt_quarter_minute_is_not_spoken_of(people: dict[str, Perso
     assert at[25].trend == ""
 
 
+def test_arousal_rises_only_where_fast_waves_do(people: dict[str, Person]) -> None:
+    """16 Hz that grows over a minute of rest; the direction of engagement is another matter."""
+    person = people["s00"]
+    _, _, rest, _, rate = person
+    minute = rest[:, : round(64 * rate)]
+    time = np.arange(minute.shape[1]) / rate
+    growing = minute + 0.15 * time * np.sin(2 * np.pi * 16 * time)
+    words = {name: wearer(person).hear(part)[-1].arousal_trend for name, part in (("rest", minute), ("rising", growing))}
+    words["falling"] = wearer(person).hear(growing[:, ::-1])[-1].arousal_trend
+    assert words["rising"] == "rising"
+    assert words["falling"] == "falling"
+    assert words["rest"] != "rising"
+
+
 def test_a_railed_recording_abstains_throughout() -> None:
     """Jordan_focus, with a baseline of someone: no number in any window."""
     minute = QuietMinute(NAMES)

@@ -38,7 +38,8 @@ def test_no_light_is_dark() -> None:
 
 
 # The order in which lights cover each other, highest first, as a nurse would say it.
-ORDER = ["calls a person", "is broken", "is starting", "thinks", "speaks", "leads", "hears nobody", "listens", "stands in", "is ready"]
+ORDER = ["calls a person", "is broken", "is starting", "thinks", "speaks", "leads", "paces", "hears nobody", "listens",
+         "stands in", "is ready"]  # fmt: skip
 
 
 def what_is_true(state: State, muted: bool, stand_in: bool) -> set[str]:
@@ -46,7 +47,7 @@ def what_is_true(state: State, muted: bool, stand_in: bool) -> set[str]:
     said = {
         State.ALERTING: "calls a person", State.FAULT: "is broken", State.STARTING: "is starting", State.THINKING: "thinks",
         State.SPEAKING: "speaks", State.LISTENING: "listens", State.READY: "is ready",
-        State.QUIET: "leads",
+        State.QUIET: "leads", State.EXERCISE: "paces",
     }  # fmt: skip
     more = {"hears nobody"} if muted else set()
     return {said[state]} | more | ({"stands in"} if stand_in and state is State.READY else set())
@@ -55,19 +56,19 @@ def what_is_true(state: State, muted: bool, stand_in: bool) -> set[str]:
 SHOWN: dict[str, Light] = {
     "calls a person": LIGHTS[State.ALERTING], "is broken": LIGHTS[State.FAULT], "is starting": LIGHTS[State.STARTING],
     "thinks": LIGHTS[State.THINKING], "speaks": LIGHTS[State.SPEAKING], "hears nobody": MUTED, "listens": LIGHTS[State.LISTENING],
-    "leads": LIGHTS[State.QUIET], "stands in": STAND_IN, "is ready": LIGHTS[State.READY],
+    "leads": LIGHTS[State.QUIET], "paces": LIGHTS[State.EXERCISE], "stands in": STAND_IN, "is ready": LIGHTS[State.READY],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("state", "muted", "stand_in", "night"), list(product(State, (False, True), (False, True), (False, True))))
 def test_the_most_important_truth_is_what_the_light_shows(state: State, muted: bool, stand_in: bool, night: bool) -> None:
-    """Over every combination; by night the colour stays and only what warns is as bright as by day."""
+    """Over every combination; by night the colour stays, and only what warns or paces a breath is as bright as by day."""
     first = min(what_is_true(state, muted, stand_in), key=ORDER.index)
     shown = light(state, stand_in, muted)
     assert shown is SHOWN[first]
     lit, dark = rhythm(shown, night)
     by_day = rhythm(shown, False)
-    if state in (State.ALERTING, State.FAULT):
+    if state in (State.ALERTING, State.FAULT, State.EXERCISE):
         assert (lit, dark) == by_day
     elif night:
         assert 0 < lit <= 0.1 * (lit + dark)
