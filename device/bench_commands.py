@@ -26,6 +26,7 @@ def add_parser(commands: Any) -> None:
     )
     bench.add_argument("file", nargs="?", metavar="FILE.tsv", help="safety: columns risk (1 or 0), source, text")
     bench.add_argument("--wrong", action="store_true", help="safety: print each sentence that was missed or mistaken")
+    bench.add_argument("--speech", action="store_true", help="safety: speak them too, at two speeds in noise, and judge what is heard")
     bench.add_argument("--checkpoint", "--csm", default="", metavar="NAME", help="CSM, folder or hub name (consistency: or the settings')")
     bench.add_argument("--shape", choices=["csm-1b"], help="voice, fidelity, load: without a checkpoint, with --random-weights")
     bench.add_argument("--random-weights", action="store_true", help="voice, fidelity, load: the cost of the real ones, and noise")
@@ -60,7 +61,8 @@ def _bench(arguments: argparse.Namespace) -> int:
 
         if not arguments.file:
             raise OSError("bench safety needs a FILE.tsv with the columns risk, source and text")
-        return bench_safety(Path(arguments.file), arguments.json, arguments.wrong)
+        aloud = _settings(arguments, log={"level": "warning"}) if arguments.speech else None
+        return bench_safety(Path(arguments.file), arguments.json, arguments.wrong, aloud)
     from device.bench import bench_score, bench_turn
 
     if arguments.what == "score":

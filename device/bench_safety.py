@@ -9,10 +9,13 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from device.safety import check
 from device.turn import Alert
+
+if TYPE_CHECKING:
+    from device.config import Settings
 
 COLUMNS = ("risk", "source", "text")
 
@@ -97,8 +100,11 @@ def _cell(part: dict[str, Any], key: str) -> str:
     return f"{hits}/{n} = {part[key]:.3f} ({low:.3f}-{high:.3f})"
 
 
-def bench_safety(file: Path, report: str | None, wrong: bool) -> int:
-    """Print the table; `wrong`: also each sentence that was missed or mistaken. 0 unless the file can't be read."""
+def bench_safety(file: Path, report: str | None, wrong: bool, aloud: Settings | None = None) -> int:
+    """Print the table; `wrong`: also each sentence that was missed or mistaken. 0 unless the file can't be read.
+
+    `aloud`: also what is left of the figures when the sentences are spoken and heard by these settings' recogniser.
+    """
     rows = read(file)
     found = figures(rows)
     print("\n".join(table(found)))
@@ -107,6 +113,10 @@ def bench_safety(file: Path, report: str | None, wrong: bool) -> int:
             alert = check(row.text)
             if (alert is not None) != row.risk:
                 print(f"{'missed' if row.risk else alert.rule if alert else ''}\t{row.source}\t{row.text}")
+    if aloud is not None:
+        from device.bench_speech import bench_speech
+
+        found["speech"] = bench_speech(rows, aloud, wrong)
     if report:
         Path(report).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0
