@@ -102,6 +102,9 @@ class Listen(Section):
 
 class Words(Section):
     model: str = Field("bank", description="bank: the reviewed reply bank; else a chat model, hub name or folder")
+    precision: Literal["auto", "int8", "int4"] = Field(
+        "auto", description="of a chat model's weights, by torchao; int4: on a GPU; auto: bf16 on a GPU, fp32 on a CPU"
+    )
     max_words: int = Field(60, ge=5, le=200, description="longest reply in words")
     late_seconds: float = Field(4.0, gt=0, description="no first clause by then: the reply bank answers in the chat model's place")
     prompt_tokens: int = Field(1024, ge=256, le=32768, description="longest prompt: persona, what is remembered, the last turns")

@@ -151,6 +151,28 @@ def test_a_chat_model_streams_and_repeats_with_its_seed(chat) -> None:
     assert all(len("".join(chat.stream(long, 3, seed=s)).split()) <= 3 for s in range(4))
 
 
+def test_a_quantised_chat_model_writes_and_predicts_what_the_whole_one_does(chat) -> None:
+    """int8 in every linear layer, the embedding whole; what can't run here is one sentence with the way out."""
+    import torch
+    from torchao.quantization import Int8Tensor
+
+    from device.voice.words import Chat
+
+    load = lambda precision: Chat(chat.model.name_or_path, device="cpu", persona=chat.persona, status=print, precision=precision)  # noqa: E731
+    small = load("int8")
+    linear = [layer for layer in small.model.modules() if isinstance(layer, torch.nn.Linear)]
+    assert len(linear) == 15
+    assert all(isinstance(layer.weight, Int8Tensor) for layer in linear)
+    assert not isinstance(small.model.get_input_embeddings().weight, Int8Tensor)
+    ids = small.tokenizer("The night was long.", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        whole, eighth = chat.model(ids).logits, small.model(ids).logits
+    assert 0 < (whole - eighth).abs().max() < 0.05 * whole.abs().max()
+    assert "".join(small.stream([{"role": "user", "content": "Hello"}], 20, seed=5))
+    with pytest.raises(WordsFault, match=r"words\.precision = 'int4' does not run on cpu \(it needs a GPU\); choose another"):
+        load("int4")
+
+
 def test_closing_the_stream_stops_the_model(chat) -> None:
     """After close() the model is not run again."""
     runs: list[int] = []

@@ -39,7 +39,9 @@ class Writer:
         if settings.words.model != "bank":
             status(f"loading the chat model {settings.words.model}")
             try:
-                self._chat = words.Chat(settings.words.model, device=device, persona=self._persona, status=status)
+                self._chat = words.Chat(
+                    settings.words.model, device=device, persona=self._persona, status=status, precision=settings.words.precision
+                )
             except words.WordsFault as error:
                 log("words_fault", level=logging.WARNING, reason=error)
                 self.stand_in = f"The reply bank stands in for the chat model. {error}"

@@ -24,6 +24,7 @@ __all__ = ["Bank", "Chat", "Meaning", "Persona", "Reply", "WordsFault", "load_pe
 FLOOR = 0.42  # cosine below which nothing in the bank resembles what was heard
 STRANGE = 0.1  # added to it for a statement that is not about the patient: a passage read aloud
 THEME = 0.3  # weight of the theme's best example: a used reply's neighbours come next
+GROUP = 128  # weights that share an int4 scale
 BEFORE = 0.1  # weight of the utterance before
 QUESTION = "question"  # the theme whose replies fit any question
 STATEMENT = "interesting"  # the theme whose replies fit anything read aloud or reported
@@ -159,7 +160,8 @@ def _fallback(heard: str) -> tuple[str, str]:
 class Chat:
     """Any causal chat model of transformers: a hub name, a folder, or one .gguf file."""
 
-    def __init__(self, model: str, *, device: str, persona: Persona, status: Callable[[str], None]) -> None:
+    def __init__(self, model: str, *, device: str, persona: Persona, status: Callable[[str], None], precision: str = "auto") -> None:
+        """`precision`: auto, int8 or int4 (words.precision). Raises WordsFault in one sentence."""
         self.persona = persona
         self.device = device
         status(f"loading the words: {Path(model).name}")
@@ -172,11 +174,18 @@ class Chat:
                 source, extra = str(Path(model).parent), {"gguf_file": Path(model).name}
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source, **extra)
             dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-            self.model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **extra).to(device).eval()
+            self.model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **extra).eval()
         except Exception as error:  # hub, safetensors, gguf and torch each raise types of their own
             raise WordsFault(
                 f"words.model = '{model}' could not be loaded ({_short(error)}); "
                 "give a chat model's hub name or folder, or 'bank'."
+            ) from None
+        try:
+            _quantise(self.model, precision, device)
+            self.model.to(device)
+        except Exception as error:  # torchao's kernels too
+            raise WordsFault(
+                f"words.precision = '{precision}' does not run on {device} ({_short(error)}); choose another, or a smaller words.model."
             ) from None
         self._ends = self._end_tokens()
 
@@ -251,6 +260,21 @@ class Chat:
         vocabulary = self.tokenizer.get_vocab()
         out |= {vocabulary.get(t) for t in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")}
         return {int(t) for t in out if t is not None}
+
+
+def _quantise(model: Any, precision: str, device: str) -> None:
+    """torchao's weights in every linear layer, one layer at a time on `device`; the embedding stays as it is."""
+    if precision == "auto":
+        return
+    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+    if precision == "int8":
+        config: Any = Int8WeightOnlyConfig(version=2, set_inductor_config=False)
+    elif device.startswith("cuda"):
+        config = Int4WeightOnlyConfig(group_size=GROUP, int4_packing_format="tile_packed_to_4d", set_inductor_config=False)
+    else:
+        raise ValueError("it needs a GPU")
+    quantize_(model, config, device=device)
 
 
 def _tokens(max_words: int) -> int:
