@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """0: done; 1: it could not be done, with one sentence on standard error; 2: wrong usage."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    # Safe mode is for a device that is broken: it loads no command but its own.
+    arguments = parser(every=words[:1] != ["safe"]).parse_args(words)
     try:
         return int(arguments.do(arguments) or 0)
     except KeyboardInterrupt:
@@ -24,17 +26,23 @@ def main(argv: list[str] | None = None) -> int:
             error = error.exceptions[0]  # type: ignore[attr-defined]
         if type(error).__module__.startswith("device.") or isinstance(error, OSError):
             print(f"bedside: {error}", file=sys.stderr)
-            if arguments.do is _run:
-                from device.audio import SoundStuck
-                from device.fault_light import show_fault
-
-                if not isinstance(error, SoundStuck):  # then the next process is wanted at once
-                    show_fault(arguments.config, str(error))
+            if arguments.do in (_run, _safe):
+                _show_fault(arguments, error)
             return 1
         raise
 
 
-def parser() -> argparse.ArgumentParser:
+def _show_fault(arguments: argparse.Namespace, error: BaseException) -> None:
+    """Until a person has put the settings or the wires right. Anything else is for systemd's restarts, and then for safe mode."""
+    from device.config import ConfigError
+    from device.fault_light import show_fault
+    from device.panel_pins import PanelLost
+
+    if isinstance(error, (ConfigError, PanelLost)):
+        show_fault(arguments.config, str(error))
+
+
+def parser(every: bool = True) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="bedside", description="A bedside voice companion. Not a medical device.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -46,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     run = command("run", _run, "start the companion, as systemd does")
     run.add_argument("--config", metavar="FILE", help="TOML settings; none: the defaults")
     run.add_argument("--with-voice", action="store_true", help="start the voice process too (a laptop)")
+    safe = command("safe", _safe, "safe mode, as systemd does: a recorded sentence and the call button, where the companion can't run")
+    safe.add_argument("--config", metavar="FILE", help="TOML settings; none: the defaults")
+    if not every:
+        return top
     voice = command("voice", _voice, "start the voice process, as systemd does")
     voice.add_argument("--config", metavar="FILE", help="TOML settings; none: the defaults")
 
@@ -113,6 +125,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from device.run import run
 
     return run(_settings(arguments), arguments.config, with_voice=arguments.with_voice)
+
+
+def _safe(arguments: argparse.Namespace) -> int:
+    from device.safe import safe
+
+    return safe(_settings(arguments))
 
 
 def _voice(arguments: argparse.Namespace) -> None:

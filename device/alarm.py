@@ -7,30 +7,45 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from device import control
 from device.audit import Audit, note_what_runs
 from device.caregiver import Caregiver
+from device.config import Settings
 from device.logs import log
 from device.safety import MESSAGES
 from device.sounds import PROMPTS, with_numbers
 from device.states import Event, State
 from device.turn import Alert
 
-if TYPE_CHECKING:
-    from device.daemon import Companion
-
 BUTTON = Alert("call_someone", "call button", "calling")
+
+
+class Home(Protocol):
+    """Where an alert happens: the companion, or safe mode."""
+
+    settings: Settings
+    panel: Any
+    audio: Any
+    state: State
+
+    @property
+    def watch(self) -> Callable[[str, Any], None]: ...
+    def post(self, event: Event) -> None: ...
+    def take(self, event: Event) -> None: ...
+    def in_thread(self, work: Callable[..., Any], *arguments: Any) -> None: ...
+    def beside(self, work: Callable[..., Any], *arguments: Any) -> None: ...
 
 
 class Alarm:
     """`sounds`: the recorded messages (device/sounds.py). `began` is in monotonic seconds."""
 
-    def __init__(self, home: Companion, sounds: dict[str, Any]) -> None:
+    def __init__(self, home: Home, sounds: dict[str, Any]) -> None:
         safety = home.settings.safety
         self._home, self._door = home, Path(safety.socket)
         self._audit = Audit(safety.folder)
@@ -63,7 +78,6 @@ class Alarm:
         """The light shows it already. First the message, at full volume, then the relay, then the call."""
         home, self.began, self._prompts, self._came = self._home, time.monotonic(), 0, "button"
         self._alert = self._alert or BUTTON
-        home.exercises.forget()
         self._say(self._alert.message)
         home.panel.nurse_call(True)
         old = self._caregiver.call

@@ -25,6 +25,10 @@ class SoundStuck(SoundLost):
     """Only another process can use the card now: this one ends, and systemd starts it anew."""
 
 
+class SoundSilent(SoundLost):
+    """The card opened, and gave or took no sample."""
+
+
 class Sound(Protocol):
     """What the loop may ask. Every verb but open, reopen and close returns within 5 ms; play, of a message of 10 s, within 25.
 
@@ -35,6 +39,7 @@ class Sound(Protocol):
     def reopen(self) -> None: ...
     def close(self) -> None: ...
     def alive(self) -> bool: ...
+    def flow(self) -> tuple[float, float]: ...
     def listen(self, on: bool) -> None: ...
     def take(self) -> tuple[np.ndarray, bool]: ...
     def begin(self) -> None: ...
@@ -109,6 +114,10 @@ class WavCard:
 
     def alive(self) -> bool:
         return self._open
+
+    def flow(self) -> tuple[float, float]:
+        """When the last sample came and the last one went, in monotonic seconds."""
+        return (time.monotonic(), time.monotonic()) if self._open else (0.0, 0.0)
 
     def listen(self, on: bool) -> None:
         """True: the next clip begins, with the pre-roll. False: it ends once the tail is in."""

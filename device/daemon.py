@@ -25,12 +25,14 @@ from device.eeg_feed import Feed
 from device.exchange import Exchange
 from device.exercises import Exercises
 from device.guide import Guide
+from device.heartbeat import Heartbeat
 from device.logs import log
 from device.memory import Memory
 from device.quiet import baseline_file
 from device.recording import Session
 from device.remembering import Remembering
 from device.states import TIMEOUTS, TRANSITIONS, Control, Event, State, light, step
+from device.status import status_of
 from device.turn import Affect, Turn
 from device.voice.link import Voice, VoiceLost
 
@@ -60,6 +62,7 @@ class Companion:
         self.feed = Feed(headset, settings.headset.board, baseline_file(settings))
         self.guide = Guide(self)
         self.alarm = Alarm(self, sounds)
+        self.heartbeat = Heartbeat(self)
         self.volume, self.muted, self.night = settings.audio.volume, False, False
         self._said_at = self.volume
         self.state = State.STARTING
@@ -67,14 +70,17 @@ class Companion:
         self.history: list[tuple[float, str]] = []  # (monotonic seconds, state) since the last press
         self.voice: Voice | None = None
         self.about: dict[str, Any] | None = None  # what the voice said of itself when READY
+        self.voice_says = "waiting for bedside-voice"  # what it does until then, or why there is none
         self.turns: list[Turn] = []  # of this session, oldest first
         self.said: list[str] = []  # every reply of this session, whole, so that none is said twice
-        self.disclosure, self.clock = Disclosure(), clock
+        self.disclosure = Disclosure()
+        self.clock: Callable[[], float] = clock
         self.exercises = Exercises(self)
         self.exchange: Exchange | None = None
         self._scope: anyio.CancelScope | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._early: deque[Event | Control] = deque()
+        self._told = ""  # to systemd
         self._over = anyio.Event()  # set when no turn runs and the last one is stored
         self._over.set()
         self._number = 0
@@ -89,6 +95,10 @@ class Companion:
         else:
             self._loop.call_soon_threadsafe(self._events_in.send_nowait, event)
 
+    def in_turn(self, work: Callable[[], None]) -> None:
+        """Done by the loop when it has taken every event that waits."""
+        self._events_in.send_nowait(work)
+
     def in_thread(self, work: Callable[..., Any], *arguments: Any) -> None:
         """Work that may wait for a disk, beside the loop."""
         self._tasks.start_soon(anyio.to_thread.run_sync, work, *arguments)
@@ -98,27 +108,30 @@ class Companion:
         self._tasks.start_soon(work, *arguments)
 
     async def run(self) -> None:
-        self._events_in, self._events = anyio.create_memory_object_stream[Event | Control](1000)
+        self._events_in, self._events = anyio.create_memory_object_stream[Event | Control | Callable[[], None]](1000)
         self._loop = asyncio.get_running_loop()
         self.muted = self.panel.muted
         self.audio.mute(self.muted)
         self.show()
         self.headset.start()
-        notify("READY=1", "STATUS=waiting for the voice")
+        notify("READY=1")
+        self.tell()
         try:
             async with anyio.create_task_group() as self._tasks:
-                for keep in (edges.keep_voice, edges.keep_sound, edges.keep_time, edges.keep_night, edges.keep_headset):
+                for keep in (edges.keep_voice, edges.keep_time, edges.keep_night, edges.keep_headset):
                     self._tasks.start_soon(keep, self)
-                self._tasks.start_soon(self.remembering.keep)
-                self._tasks.start_soon(self.exercises.keep)
+                for keep_on in (self.heartbeat.keep_sound, self.heartbeat.keep_beat, self.remembering.keep, self.exercises.keep):
+                    self._tasks.start_soon(keep_on)
                 self.alarm.start()
                 while self._early:
                     self.post(self._early.popleft())
                 async for event in self._events:
                     if isinstance(event, Control):
                         self._turn_control(event)
-                    else:
+                    elif isinstance(event, Event):
                         self.take(event)
+                    else:
+                        event()
         finally:
             notify("STOPPING=1")
             self.headset.close()
@@ -181,8 +194,14 @@ class Companion:
         self.state, self.since, self.overdue = state, now, False
         self.history.append((now, state.value))
         self.show()
-        notify(f"STATUS={state.value}")
+        self.tell()
         self.watch("state", (now, state))
+
+    def tell(self) -> None:
+        """systemd, and so a technician, how it stands; once, when it has changed."""
+        if (now := status_of(self)) != self._told:
+            self._told = now
+            notify(f"STATUS={now}")
 
     def show(self) -> None:
         stand_in = self.remembering.fault or bool(self.about and self.about.get("stand_in"))
@@ -232,6 +251,7 @@ class Companion:
             self.alarm.goes_on()
         elif before is not State.ALERTING:  # else a person is being called already
             self._silence_turn()
+            self.exercises.forget()
             self.alarm.begin()
 
     # The turn ----------------------------------------------------------------------------------

@@ -1,33 +1,24 @@
-"""The edges that come and go: the voice process, the sound card, the headset, time and night. Each is watched by one task of the loop.
+"""The edges that come and go: the voice process, the headset, time and night (the sound card: heartbeat.py). One task of the loop each.
 
 They post events and touch no state: `states.py` decides what an event means.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from device.audio import SoundLost, SoundStuck
-from device.beat import Beat, notify
 from device.logs import log
 from device.night import Night
-from device.soundcard import unquiet
-from device.states import TIMEOUTS, TRANSITIONS, Event, State
+from device.states import TIMEOUTS, Event, State
 from device.voice.link import Message, Voice, VoiceLost
 
 if TYPE_CHECKING:
     from device.daemon import Companion
 
 LOOK = 0.25  # seconds between two looks
-AGAIN = 0.5  # seconds before a lost card is tried again; opening it may take 2, and deaf it must be 3 at most
-STUCK = 15.0  # seconds that an attempt may take: 6 for the first sample, and whatever a driver needs to close
-GONE = 300.0  # seconds without a card, after which PortAudio may be what is broken
-SOUND_PATIENCE = 8.0  # seconds that a card may take to give its first sample
 
 
 async def keep_voice(home: Companion) -> None:
@@ -56,7 +47,7 @@ async def keep_voice(home: Companion) -> None:
                 said = str(error)
             if home.about is not None:
                 home.post(Event.LOST)
-            home.voice, home.about = None, None
+            home.voice, home.about, home.voice_says = None, None, str(error)
             if home.exchange is not None:
                 home.exchange.lost()
         finally:
@@ -79,73 +70,10 @@ async def _hear_voice(home: Companion, message: Message) -> None:
         await home.remembering.summarised(message)
     elif message.kind == "status":
         home.watch("status", message.fields["text"])
-        notify(f"STATUS={message.fields['text']}")
+        home.voice_says = message.fields["text"]
+        home.tell()
     elif home.exchange is not None:
         home.exchange.deliver(message)
-
-
-async def keep_sound(home: Companion) -> None:
-    """Open the card, and open it again by its name, PortAudio begun anew, whenever its samples stop.
-
-    Raises SoundStuck, under systemd alone, where only a new process may help (`beyond_us`).
-    """
-    said, lost_since = "", 0.0
-    again = home.audio.open
-    while True:
-        if not home.audio.alive():
-            waiting = home.state is State.STARTING and time.monotonic() - home.since < SOUND_PATIENCE
-            if not waiting and (home.state, Event.LOST) in TRANSITIONS:
-                home.post(Event.LOST)
-            lost_since = lost_since or time.monotonic()
-            reason = await _attempt(home, again)
-            if reason and reason != said:
-                log("sound_lost", reason=reason)
-            if reason and (why := beyond_us(time.monotonic() - lost_since, 0.0, home.state)) and notify(f"STATUS={why}"):
-                raise SoundStuck(f"{why}; the last reason was: {reason}")
-            again, said = home.audio.reopen, reason
-            if reason:
-                await anyio.sleep(AGAIN)
-                continue
-            log("sound_back", seconds=time.monotonic() - lost_since)
-            lost_since = 0.0
-        await anyio.sleep(LOOK)
-
-
-def beyond_us(lost: float, attempt: float, state: State) -> str:
-    """Why only a new process can bring the sound back, or "". `lost`: s without a card, `attempt`: s that this one took so far.
-
-    An alert that runs is left alone while the loop can go on trying: its call would pause with the process.
-    """
-    if attempt > STUCK:
-        return f"the sound card's driver has not answered for {attempt:.0f} s"
-    if lost > GONE and state is not State.ALERTING:
-        return f"the sound card has not come back in {lost:.0f} s"
-    return ""
-
-
-async def _attempt(home: Companion, work: Callable[[], None]) -> str:
-    """Why `work` could not open the card, or "". It may take seconds, or hang: never on the loop, nor in a thread that an end waits for."""
-    outcome: list[str | Exception] = []
-
-    def run() -> None:
-        try:
-            work()
-            outcome.append("")
-        except SoundLost as error:
-            outcome.append(str(error))
-        except Exception as error:
-            outcome.append(error)
-
-    threading.Thread(target=run, name="sound", daemon=True).start()
-    began = time.monotonic()
-    while not outcome:
-        await anyio.sleep(LOOK / 10)
-        if (why := beyond_us(0.0, time.monotonic() - began, home.state)) and notify(f"STATUS={why}"):
-            unquiet()
-            raise SoundStuck(f"{why}: it hangs.")
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
 
 
 async def keep_night(home: Companion) -> None:
@@ -160,8 +88,7 @@ async def keep_night(home: Companion) -> None:
 
 
 async def keep_time(home: Companion) -> None:
-    """Time-outs, the way back to READY, and the watchdog's beat."""
-    watchdog = Beat()
+    """Time-outs, and the way back to READY."""
     while True:
         now = time.monotonic()
         if now - home.since > TIMEOUTS.get(home.state, float("inf")) and not home.overdue:
@@ -170,7 +97,7 @@ async def keep_time(home: Companion) -> None:
         whole = home.about is not None and home.audio.alive() and home.audio.pending == 0
         if whole and home.state in (State.STARTING, State.FAULT):
             home.post(Event.VOICE_READY)
-        watchdog.beat()
+        home.tell()
         await anyio.sleep(LOOK)
 
 

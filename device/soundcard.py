@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from device.audio import SoundLost
+from device.audio import SoundLost, SoundSilent
 from device.config import Audio as AudioSettings
 from device.half_duplex import HalfDuplex
 from device.limiter import Limiter
@@ -99,7 +99,7 @@ class SoundCard:
                 raise SoundLost("The sound card left while it was being opened: is it plugged in?")
             if time.monotonic() > deadline:
                 self.close()
-                raise SoundLost(f"The sound card gave no sample in {FIRST_SAMPLE:.0f} s: is another program holding it?")
+                raise SoundSilent(f"The sound card gave no sample in {FIRST_SAMPLE:.0f} s: is another program holding it?")
             time.sleep(0.01)
 
     def reopen(self) -> None:
@@ -126,6 +126,10 @@ class SoundCard:
             return False
         with self._door:
             return len(self._streams) == 2 and all(stream.is_active() for stream in self._streams)
+
+    def flow(self) -> tuple[float, float]:
+        """When the last sample came and the last one went, in monotonic seconds."""
+        return self._mic_at, self._speaker_at
 
     def listen(self, on: bool) -> None:
         """True: a clip begins, with the pre-roll. False: it ends once the tail is in."""

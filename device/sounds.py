@@ -91,6 +91,22 @@ def load(folder: Path | str) -> dict[str, np.ndarray]:
     return {name: _read(folder / f"{name}.wav", sums) for name in NAMES}
 
 
+def whole(folder: Path | str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The messages that are whole, the others without a sample; and what is wrong with those. For safe mode, which calls all the same."""
+    folder, out, wrong = Path(folder), {}, []
+    try:
+        sums = _sums(folder / SUMS)
+    except SoundsError as error:
+        return {name: np.zeros(0, np.int16) for name in NAMES}, [str(error)]
+    for name in NAMES:
+        try:
+            out[name] = _read(folder / f"{name}.wav", sums)
+        except SoundsError as error:
+            out[name] = np.zeros(0, np.int16)
+            wrong.append(str(error))
+    return out, wrong
+
+
 def with_numbers(recorded: dict[str, np.ndarray], emergency: str, crisis: str) -> dict[str, np.ndarray]:
     """`recorded`, the messages of NUMBERS followed by the numbers of the settings; an empty number is left out."""
     numbers = {"emergency": emergency, "crisis": crisis}

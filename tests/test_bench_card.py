@@ -18,11 +18,11 @@ import pytest
 from home import REPLY, SOUNDS, becomes, bedside
 from pulse import until
 
-from device import config, edges
+from device import config, heartbeat
 from device.audio import VOLUMES, at_volume
 from device.bench_sound import Pulse, sound_server
-from device.edges import GONE, STUCK, beyond_us
 from device.half_duplex import ECHO
+from device.heartbeat import GONE, STUCK, beyond_us
 from device.soundcard import SoundCard
 from device.states import State
 from device.turn import VOICE_RATE
@@ -149,7 +149,7 @@ def test_a_card_that_is_pulled_under_the_running_companion_is_heard_again(tmp_pa
 )
 def test_a_new_process_is_the_last_resort(lost: float, attempt: float, state: State, says: str) -> None:
     assert beyond_us(lost, attempt, state) == says
-    assert edges.AGAIN + edges.LOOK < 1.0  # of the 3 s, of which a card may need 2 to open
+    assert heartbeat.AGAIN + heartbeat.LOOK < 1.0  # of the 3 s, of which a card may need 2 to open
 
 
 def test_a_driver_that_hangs_ends_the_process_for_systemd_and_says_why(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_driver_that_hangs_ends_the_process_for_systemd_and_says_why(tmp_path:
         f'[memory]\nfile = "{tmp_path}/m.db"\nkey = "{tmp_path}/m.key"\n'
         f'[safety]\nfolder = "{tmp_path}/safety"\nsocket = "{tmp_path}/c.sock"\n'
     )
-    program = "import sys; from device import edges; edges.STUCK = 4.0; from device.__main__ import main; sys.exit(main())"
+    program = "import sys; from device import heartbeat; heartbeat.STUCK = 4.0; from device.__main__ import main; sys.exit(main())"
     with sound_server() as server, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         assert server is not None
         assert server.process is not None

@@ -448,7 +448,7 @@ def test_a_folder_that_the_command_quantised_speaks_in_a_new_process_as_its_sour
     out = tmp_path / "out"
     assert main(["models", "quantize", str(source), "--precision", "int8", "--out", str(out)]) == 0
     *told, last = capsys.readouterr().out.splitlines()
-    assert f"loading CSM from {source} as int8: 100 %" in told
+    assert f"loading CSM from {source} as int8, 100 %" in told
     assert last == f"{out}: int8; name it in voice.csm_model"
     wanted = spoken(build(str(source), "int8", "cpu"), 3)
     command = [sys.executable, "-m", "device", "csm", "codes", str(out), "--text", "Good night.", "--precision", "int8"]

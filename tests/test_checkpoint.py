@@ -162,7 +162,7 @@ def test_progress_rises_to_the_end(source: Path) -> None:
     assert shares[-1] == 1.0
     build(str(source), "fp32", "cpu", said.append)
     assert said[-1].startswith(f"loading CSM from {source}")
-    assert said[-1].endswith(": 100 %")
+    assert said[-1].endswith(", 100 %")
     assert len(said) == 10
 
 

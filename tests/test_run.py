@@ -73,7 +73,7 @@ def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
 def test_the_companion_is_ready_without_a_voice_and_beats_and_stops(systemd: Systemd) -> None:
     child = systemd.start("run", watchdog=2.0)
     systemd.hears("READY=1")
-    systemd.hears("STATUS=waiting for the voice")
+    systemd.hears("STATUS=starting; voice: waiting for bedside-voice")
     systemd.hears("WATCHDOG=1", times=4)
     beats = [when for when, text in systemd.told if "WATCHDOG=1" in text]
     assert max(b - a for a, b in pairwise(beats)) < 2.0

@@ -143,6 +143,6 @@ async def test_what_it_cost_is_told_with_each_sentence(voice: VoiceProcess, tmp_
         assert 0 < float(line["rtf"]) < 20
         assert 0.2 < float(line["peak_memory_gb"]) < 5
         assert int(line["under_runs"]) >= 0
-    assert f'voice_status text="loading CSM from {tmp_path}/csm as int8: 50 %"' in voice.log.read_text()
+    assert f'voice_status text="loading CSM from {tmp_path}/csm as int8, 50 %"' in voice.log.read_text()
     (loaded,) = voice.lines("csm_loaded")
     assert loaded["precision"] == "int8"

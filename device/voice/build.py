@@ -285,6 +285,6 @@ def _percent(text: str, status: Status) -> Callable[[float], None]:
         nonlocal told
         if int(share * 10) > told:
             told = int(share * 10)
-            status(f"{text}: {told * 10} %")
+            status(f"{text}, {told * 10} %")
 
     return progress

@@ -124,6 +124,7 @@ def load(settings: Settings, status: Callable[[str], None]) -> tuple[Ears, Pen, 
     """Load and warm up everything. Raises models.ModelMissing and the like with one clear sentence."""
     import numpy as np
 
+    status("loading PyTorch")
     from device.voice.hub import label
     from device.voice.listen import Listener
 
