@@ -150,6 +150,8 @@ def test_a_companion_that_fails_again_and_again_is_followed_by_safe_mode_and_fol
     assert companion["OnFailure"] == "bedside-safe.service"
     assert safe["OnSuccess"] == safe["Conflicts"] == "bedside-companion.service"  # never both at the pins and the card
     assert "bedside-companion.service" in safe["After"]
+    # Its start limit is lifted, or a start within it would end safe mode and begin nothing.
+    assert unit("bedside-safe")["Service"]["ExecStartPost"] == "+systemctl reset-failed bedside-companion.service"
     again = MINUTES * 60
     assert again > int(companion["StartLimitIntervalSec"])  # else its first failure would be its last
     # Ten failures fit into the interval, be they found by the watchdog.

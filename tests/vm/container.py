@@ -1,0 +1,383 @@
+"""The real units, the real processes and the real models under a real systemd, broken on purpose. Prints a table of figures.
+
+    scripts/test-vm [SCENARIO …]    all of them take about 15 minutes on two cores; without names all are run
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from device import wavs
+from device.config import FIRMWARE
+from device.states import LIGHTS, State
+from device.turn import VOICE_RATE
+from vm.nspawn import CONFIG, ROOT, Container, Unable, until
+
+GREEN, YELLOW, RED, CYAN = ((0, 1, 0), (1, 1, 0), (1, 0, 0), (0, 1, 1))
+assert [LIGHTS[s].rgb for s in (State.READY, State.FAULT, State.ALERTING, State.SPEAKING)] == [GREEN, YELLOW, RED, CYAN]
+SPEECH = "LJ001-0008.wav"  # "has never been surpassed."
+SAID = "surpassed"
+LOAD = 240.0  # s that the models may take on a busy machine
+RECORD = ["parec", "-d", "speaker.monitor", "--raw", "--format=s16le", f"--rate={VOICE_RATE}", "--channels=1", "--latency-msec=20"]
+
+
+# What a person does and sees ---------------------------------------------------------------------
+
+
+def shows(home: Container, colour: tuple[int, int, int], seconds: float, since: float = 0.0) -> float:
+    """When the light first was `colour` after `since`, both in monotonic seconds."""
+    return until(lambda: next((at for at, seen in home.lights() if seen == colour and at >= since), 0.0), f"light {colour}", seconds)
+
+
+def ready(home: Container, seconds: float = LOAD) -> float:
+    """Until the light is green and stays so; when it became so."""
+    def green() -> float:
+        seen = home.lights()
+        return seen[-1][0] if seen and seen[-1][1] == GREEN else 0.0
+    return until(green, f"green light; systemd says: {home.show('bedside-companion', 'StatusText')!r}", seconds)
+
+
+def ask(home: Container, clip: str = SPEECH) -> float:
+    """Hold the button, say `clip` into the microphone, let go. When it was let go."""
+    home.hands("BOARD7 0")
+    home.run("paplay", "--device=microphone", str(ROOT_IN / clip))
+    home.hands("BOARD7 1")
+    return time.monotonic()
+
+
+ROOT_IN = Path("/opt/bench/speech")
+
+
+def turn(home: Container) -> float:
+    """A whole turn. Seconds from the release to the first sample of the answer, as the light has it."""
+    began = ask(home)
+    spoke = shows(home, CYAN, 60, began)
+    shows(home, GREEN, 90, spoke)
+    return spoke - began
+
+
+class Recorder:
+    """What leaves the speaker in the next `seconds`. `began` is in monotonic seconds, within 0.1 s."""
+
+    def __init__(self, home: Container, seconds: float) -> None:
+        self._process = home.start("timeout", str(seconds), *RECORD)
+        self.began = time.monotonic()
+
+    def sound(self) -> np.ndarray:
+        """int16 samples, once the time is over."""
+        raw = self._process.communicate(timeout=60)[0]
+        return np.frombuffer(raw[: len(raw) // 2 * 2], np.int16).astype(float)
+
+
+def begins(sound: np.ndarray, name: str) -> float:
+    """Seconds into `sound` at which the recorded message `name` begins. AssertionError where it is not in it."""
+    wanted = wavs.read(FIRMWARE / f"sounds/{name}.wav", VOICE_RATE).astype(float)[:VOICE_RATE]
+    assert len(sound) > len(wanted), f"only {len(sound) / VOICE_RATE:.1f} s were recorded"
+    size = 1 << (len(sound) + len(wanted)).bit_length()
+    match = np.fft.irfft(np.fft.rfft(sound, size) * np.conj(np.fft.rfft(wanted, size)), size)[: len(sound) - len(wanted)]
+    at = int(np.argmax(match))
+    piece = sound[at : at + len(wanted)]
+    likeness = match[at] / (np.linalg.norm(piece) * np.linalg.norm(wanted) + 1e-9)
+    assert likeness > 0.9, f"'{name}' was not heard (likeness {likeness:.2f})"
+    return at / VOICE_RATE
+
+
+def restarts(home: Container, unit: str) -> int:
+    return int(home.show(unit, "NRestarts"))
+
+
+# The scenarios: each returns its figure in words, or raises AssertionError ---------------------------------
+
+
+def boots(home: Container, count: int = 10) -> str:
+    """Power on to the green light, and a turn the moment that it is green."""
+    to_button, to_green = [], []
+    for number in range(count):
+        home.stop()
+        began = time.monotonic()
+        home.boot()
+        until(lambda: home.light(), "the light of a companion", 60)
+        to_button.append(home.lights()[0][0] - began)
+        green = ready(home)
+        assert home.pid("bedside-voice"), "green without a voice"
+        to_green.append(green - began)
+        turn(home)
+        print(f"  boot {number + 1}: button after {to_button[-1]:.1f} s, green after {to_green[-1]:.1f} s, and a turn worked", flush=True)
+    greens = f"green {np.median(to_green):.0f} s (median), {max(to_green):.0f} s at most"
+    return f"{count} of {count}: button {max(to_button):.1f} s at most, {greens}; a turn at once"
+
+
+def kill_voice(home: Container) -> str:
+    ready(home)
+    began = ask(home)
+    shows(home, CYAN, 60, began)
+    record = Recorder(home, 8)
+    until(lambda: time.monotonic() > record.began + 0.5, "half a second of the answer", 5)
+    killed = time.monotonic()
+    home.kill("bedside-voice", "KILL")
+    fault = shows(home, YELLOW, 10, killed) - killed
+    calm = begins(record.sound(), "cant_answer") - (killed - record.began)
+    again = ready(home) - killed
+    turn(home)
+    assert max(fault, calm) < 1, f"light {fault:.2f} s, sentence {calm:.2f} s"
+    return f"FAULT light after {fault:.2f} s, recorded sentence after {calm:.2f} s, ready by itself after {again:.0f} s"
+
+
+def kill_companion(home: Container) -> str:
+    ready(home)
+    turn(home)
+    before = home.turns()
+    killed = time.monotonic()
+    home.kill("bedside-companion", "KILL")
+    again = shows(home, GREEN, LOAD, killed) - killed
+    after = home.turns()
+    assert [t["at"] for t in after] == [t["at"] for t in before], f"{len(before)} turns before, {len(after)} after"
+    turn(home)
+    return f"green again after {again:.1f} s; {len(before)} turns before, {len(after)} after"
+
+
+def freeze_companion(home: Container) -> str:
+    return _frozen(home, "bedside-companion", lambda: home.kill("bedside-companion", "STOP"), 20.0)
+
+
+def freeze_sound(home: Container) -> str:
+    """Capture and playback blocked: the sound server is frozen, and PortAudio does not come back from it."""
+    try:
+        return _frozen(home, "bedside-companion", lambda: home.kill("bench-sound", "STOP"), 20.0, lambda: home.kill("bench-sound", "CONT"))
+    finally:
+        home.kill("bench-sound", "CONT")
+
+
+def freeze_voice(home: Container) -> str:
+    return _frozen(home, "bedside-voice", lambda: home.kill("bedside-voice", "STOP"), 120.0)
+
+
+def _frozen(home: Container, unit: str, freeze: Callable[[], None], period: float, then: Callable[[], None] = lambda: None) -> str:
+    ready(home)
+    count, frozen = restarts(home, unit), time.monotonic()
+    freeze()
+    pressed = ""
+    if unit == "bedside-voice":  # the light must say so before the watchdog does
+        began = ask(home)
+        pressed = f"; a press meanwhile: FAULT light after {shows(home, YELLOW, 40, began) - began:.0f} s"
+    until(lambda: restarts(home, unit) > count, f"a restart of {unit}", period + 20)
+    killed = time.monotonic() - frozen
+    then()
+    assert "watchdog" in home.run("journalctl", "--no-pager", "-u", f"{unit}.service", "-n", "60").stdout
+    again = shows(home, GREEN, LOAD, frozen + killed) - frozen
+    turn(home)
+    return f"killed by the watchdog and started again after {killed:.0f} s (WatchdogSec {period:.0f}), green after {again:.0f} s{pressed}"
+
+
+def disk_full(home: Container) -> str:
+    """/var/lib/bedside is a tmpfs of 8 MB, filled to the last byte."""
+    home.stop()
+    home.boot("--private-network", "--tmpfs=/var/lib/bedside:size=8m,mode=0700")
+    ready(home)
+    turn(home)
+    kept = len(home.turns())
+    home.run("sh", "-c", "cat /dev/zero > /var/lib/bedside/full", check=False)
+    first = turn(home)
+    home.hands("BOARD15 0")
+    home.hands("BOARD15 1")
+    called = shows(home, RED, 5)
+    home.run("rm", "/var/lib/bedside/full")
+    until(lambda: len(home.turns()) > kept, "the turn that waited, on the disk", 60)
+    assert restarts(home, "bedside-companion") == 0
+    acknowledge(home, called)
+    home.stop()
+    home.boot()
+    return f"a turn in {first:.1f} s, the call button works, no restart; the turn that waited is on the disk once there is room"
+
+
+def acknowledge(home: Container, since: float) -> None:
+    until(lambda: time.monotonic() > since + 1.2, "an alert that may be ended", 5)
+    home.hands("BOARD15 0")
+    until(lambda: home.light() not in (RED, (0, 0, 0)), "the acknowledgement", 10)
+    home.hands("BOARD15 1")
+
+
+def no_network(home: Container) -> str:
+    """A wire that counts: all that leaves the container, with an address and a route, in a boot and a turn."""
+    home.stop()
+    home.boot("--network-veth")
+    wire = f"ve-{home.name}"[:15]
+    home.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/host0/disable_ipv6; ip link set host0 up; ip addr add 192.0.2.2/24 dev host0; "
+                         "ip route add default via 192.0.2.1; ip neigh add 192.0.2.1 lladdr 02:00:00:00:00:01 dev host0")  # fmt: skip
+    count = lambda: int(home.run("cat", "/sys/class/net/host0/statistics/tx_packets").stdout)  # noqa: E731
+    before = count()
+    ready(home)
+    turn(home)
+    packets = count() - before
+    home.run("sh", "-c", "getent hosts example.org || true", timeout=60)  # the meter itself works
+    meter = count() - before - packets
+    own = [home.run("cat", f"/proc/{home.pid(unit)}/net/dev").stdout.count(":") for unit in ("bedside-companion", "bedside-voice")]
+    assert (packets, own) == (0, [1, 1]), f"{packets} packets left; interfaces of companion and voice: {own}"
+    assert meter > 0, f"the counter of {wire} does not count"
+    home.stop()
+    home.boot()
+    return f"a boot and a turn: {packets} packets ({meter} when the bench looks a name up); both processes have no interface but lo"
+
+
+def safe_mode(home: Container) -> str:
+    ready(home)
+    began = time.monotonic()
+    while home.show("bedside-safe", "ActiveState") != "active":
+        assert time.monotonic() - began < 180, "no safe mode"
+        if home.pid("bedside-companion") and home.show("bedside-companion", "ActiveState") in ("active", "activating"):
+            home.kill("bedside-companion", "KILL")
+    entered = time.monotonic() - began
+    fault = shows(home, YELLOW, 20)
+    assert fault
+    assert home.show("bedside-companion", "ActiveState") == "inactive"
+    until(lambda: "no sound" not in home.show("bedside-safe", "StatusText"), "safe mode's card", 20)
+    record = Recorder(home, 6)
+    until(lambda: time.monotonic() > record.began + 1, "a second", 5)
+    pressed = time.monotonic()
+    home.hands("BOARD7 0")
+    home.hands("BOARD7 1")
+    sentence = begins(record.sound(), "cant_answer") - (pressed - record.began)
+    home.hands("BOARD15 0")
+    home.hands("BOARD15 1")
+    called = shows(home, RED, 5)
+    relay = [level for _, pin, level in home.hands("look") if pin == "GPIO26"]
+    assert relay[-1:] == [1], "the relay is not held"
+    acknowledge(home, called)
+    said = home.show("bedside-safe", "StatusText")
+    assert said.startswith("SAFE MODE"), said
+    exposure = home.run("systemd-analyze", "security", "bedside-safe.service", "--no-pager").stdout
+    # Its time is over: it leaves with 0, here at once. The companion is back without a hand.
+    leaves = time.monotonic()
+    home.kill("bedside-safe", "TERM")
+    until(lambda: home.show("bedside-companion", "ActiveState") == "active", "the companion again", 60)
+    until(lambda: home.show("bedside-safe", "ActiveState") == "inactive", "the end of safe mode", 20)
+    back = time.monotonic() - leaves
+    ready(home)
+    turn(home)
+    score = re.search(r"Overall exposure level.*?: ([\d.]+)", exposure)
+    return (f"entered {entered:.0f} s after the first of 10 kills; button to sentence {sentence:.2f} s; call button: red, relay, "
+            f"acknowledged; back after {back:.0f} s when it leaves; exposure {score[1] if score else '?'}")  # fmt: skip
+
+
+def by_hand(home: Container) -> str:
+    """A technician's `systemctl start` ends safe mode, and nothing of the two runs at the same time."""
+    ready(home)
+    home.run("systemctl", "start", "bedside-safe")
+    assert home.show("bedside-companion", "ActiveState") == "inactive"
+    until(lambda: home.light() in (YELLOW, (0, 0, 0)), "safe mode's light", 20)
+    home.run("systemctl", "start", "bedside-companion")
+    assert home.show("bedside-safe", "ActiveState") == "inactive"
+    began = time.monotonic()
+    green = shows(home, GREEN, LOAD) - began
+    turn(home)
+    return f"systemctl start, either way: the other one had ended; green {max(green, 0):.0f} s after"
+
+
+def hardening(home: Container) -> str:
+    ready(home)
+    bad, scores = [], []
+    for unit in ("bedside-companion", "bedside-voice"):
+        pid = home.pid(unit)
+        status = dict(re.findall(r"^(\w+):\s+(.*)$", home.run("cat", f"/proc/{pid}/status").stdout, re.M))
+        user = home.run("id", "-u", "bedside").stdout.strip()
+        for key, value in {"Seccomp": "2", "NoNewPrivs": "1", "CapEff": "0000000000000000", "CapBnd": "0000000000000000"}.items():
+            if status[key] != value:
+                bad.append(f"{unit}: {key} is {status[key]}")
+        if status["Uid"].split()[0] != user:
+            bad.append(f"{unit}: uid {status['Uid']}")
+        inside = ["nsenter", "-t", str(pid), "-m", "-S", user, "-G", user, "--"]
+        for path in ("/etc/x", "/usr/x", "/opt/bedside/x", "/var/log/x", "/etc/bedside/x"):
+            if home.run("nsenter", "-t", str(pid), "-m", "--", "touch", path, check=False).returncode == 0:  # as root, even
+                bad.append(f"{unit}: {path} could be written")
+        for path in ("/root", "/home/."):
+            if home.run(*inside, "ls", path, check=False).stdout.strip():
+                bad.append(f"{unit}: {path} can be read")
+        if home.run(*inside, "cat", "/etc/bedside/memory.key", check=False).returncode == 0:
+            bad.append(f"{unit}: the memory's key can be read")
+        table = home.run("systemd-analyze", "security", "--no-pager", f"{unit}.service", check=False).stdout
+        score = re.search(r"Overall exposure level.*?: ([\d.]+)", table)
+        scores.append(f"{unit.removeprefix('bedside-')} {score[1] if score else '?'}")
+    assert not bad, "; ".join(bad)
+    return f"seccomp, no capability, no new privilege, static user, nothing but its own folders to write; exposure: {', '.join(scores)}"
+
+
+def logs(home: Container) -> str:
+    """A turn and an open call at each level; then all that any log of the machine holds is searched for what was said."""
+    found, sizes = [], []
+    for level in ("debug", "info", "warning"):
+        home.configure(CONFIG.replace('level = "debug"', f'level = "{level}"'))
+        home.run("systemctl", "restart", "bedside-voice", "bedside-companion", timeout=LOAD)
+        began = time.monotonic()
+        shows(home, GREEN, LOAD, began)
+        turn(home)
+        home.run("journalctl", "--sync")
+        told = home.turns()[-1]
+        words = set(re.findall(r"[a-z]{5,}", f"{told['heard']} {told['reply']}".lower()))
+        journal, audit = home.run("journalctl", "--no-pager", "-o", "export"), home.run("cat", "/var/lib/bedside/safety/audit.log")
+        text = (journal.stdout + audit.stdout).lower()
+        assert SAID in told["heard"].lower(), f"recognised: {told['heard']!r}"
+        found += [f"{level}: {word}" for word in words if re.search(rf"\b{word}\b", text) and word not in OURS]
+        sizes.append(len(text))
+    home.configure(CONFIG)
+    assert not found, f"in a log: {found}"
+    return f"3 levels, {sizes[-1]:,} letters of journal and audit log: no word of 5 letters or more of what was heard or answered"
+
+
+OURS = {"never", "still", "there", "voice", "about"}  # words that our own messages use, too
+
+SCENARIOS: dict[str, Callable[[Container], str]] = {
+    "hardening": hardening,
+    "kill-voice": kill_voice,
+    "kill-companion": kill_companion,
+    "freeze-companion": freeze_companion,
+    "freeze-sound": freeze_sound,
+    "freeze-voice": freeze_voice,
+    "disk-full": disk_full,
+    "no-network": no_network,
+    "logs": logs,
+    "by-hand": by_hand,
+    "safe-mode": safe_mode,
+    "boots": boots,
+}
+
+
+def main(names: list[str]) -> int:
+    if unknown := set(names) - set(SCENARIOS):
+        print(f"no scenario {sorted(unknown)[0]!r}: there is {', '.join(SCENARIOS)}", file=sys.stderr)
+        return 2
+    rows: list[tuple[str, str, str]] = []
+    try:
+        with Container() as home:
+            clips = home.root / "opt/bench/speech"
+            clips.mkdir()
+            (clips / SPEECH).write_bytes((ROOT / "tests/data/speech" / SPEECH).read_bytes())
+            home.boot()
+            for name in names or list(SCENARIOS):
+                began = time.monotonic()
+                try:
+                    outcome = ("pass", SCENARIOS[name](home))
+                except (AssertionError, OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
+                    outcome = ("FAIL", str(error).splitlines()[0] if str(error) else type(error).__name__)
+                    print(home.journal("-n", "25", "-u", "bedside-*"), flush=True)
+                    home.stop()
+                    home.boot()
+                rows.append((name, *outcome))
+                print(f"{name}: {outcome[0]} in {time.monotonic() - began:.0f} s: {outcome[1]}", flush=True)
+    except Unable as error:
+        print(f"skipped: {error}")
+        return 0 if not rows else 1
+    print("\n| scenario | | figure |\n|---|---|---|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    return 1 if any(row[1] == "FAIL" for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
