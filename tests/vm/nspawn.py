@@ -6,6 +6,7 @@ It knows no scenario. What is not real in it: the pins (pins.py), the card (Puls
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -128,12 +129,14 @@ def _descendants(pid: int) -> list[int]:
 class Container:
     """Made on entering, gone on leaving. `boot()` and `stop()` may follow each other; what was on the disk stays in between."""
 
-    def __init__(self, name: str = "bedside-bench") -> None:
+    def __init__(self, name: str = "bench") -> None:
         self.name, self.leader = name, 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Container:
         check()
+        self._alone = (Path(tempfile.gettempdir()) / "bedside-bench.lock").open("w")
+        fcntl.flock(self._alone, fcntl.LOCK_EX)  # two systemds without a cgroup namespace kill each other's processes
         self.folder = Path(tempfile.mkdtemp(prefix="bench"))
         try:
             self._mount()
@@ -148,6 +151,7 @@ class Container:
         for folder in (self.root, self.folder):
             subprocess.run(["umount", "-R", "-l", str(folder)], check=False, capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._alone.close()
 
     @property
     def root(self) -> Path:
