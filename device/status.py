@@ -16,6 +16,7 @@ WORDS: dict[State, str] = {
     State.THINKING: "thinking of an answer",
     State.SPEAKING: "speaking",
     State.QUIET: "leading through the quiet minute",
+    State.EXERCISE: "leading through an exercise that the patient asked for",
     State.ALERTING: "ALERT: a person is being called, until the call button is held or 'bedside acknowledge' is run",
     State.FAULT: "FAULT: trying again by itself",
 }

@@ -10,6 +10,7 @@ import pytest
 from device import states
 from device.lamp import rhythm
 from device.states import COVERS, LIGHTS, MUTED, STAND_IN, TIMEOUTS, TRANSITIONS, Event, Light, State, light, step
+from device.status import WORDS
 
 PAIRS = list(product(State, Event))
 NOT_READY = [s for s in State if s is not State.READY]
@@ -31,6 +32,10 @@ def test_every_state_has_a_light_of_its_own() -> None:
     assert set(LIGHTS) == set(State)
     assert len({(light.rgb, light.blink) for light in LIGHTS.values()}) == len(State)
     assert len({light.words for light in LIGHTS.values()}) == len(State)
+
+
+def test_every_state_has_words_for_a_technician() -> None:
+    assert set(WORDS) == set(State)
 
 
 def test_no_light_is_dark() -> None:
