@@ -114,6 +114,17 @@ def test_the_companion_outlives_the_voice() -> None:
     assert score["bedside-companion"] < 0 < score["bedside-voice"]
 
 
+def test_what_is_plugged_in_later_is_allowed() -> None:
+    """systemd knows a char-… group only while its driver is loaded: each driver that may come late is loaded before the start."""
+    drivers = {"char-alsa": "snd", "char-ttyUSB": "usbserial", "char-ttyACM": "cdc_acm"}
+    always = {"char-gpiochip", "char-input"}  # the kernel's own, or of the board itself
+    companion = unit("bedside-companion")
+    allowed = {word for word in companion["Service"]["DeviceAllow"].split() if word.startswith("char-")}
+    assert allowed == always | set(drivers)
+    for key in ("Wants", "After"):
+        assert {f"modprobe@{driver}.service" for driver in drivers.values()} <= set(companion["Unit"][key].split())
+
+
 def test_the_socket_folder_stays_while_one_of_the_two_restarts() -> None:
     """Without it, the companion's stop would delete the folder under the voice's feet."""
     assert {unit(n)["Service"]["RuntimeDirectoryPreserve"] for n in NAMES} == {"yes"}
