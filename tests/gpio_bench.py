@@ -151,16 +151,16 @@ class KernelBench:
             (bank / f"line{line.offset}" / "name").write_text(line.name)
         (self._folder / "live").write_text("1")
         chip = (bank / "chip_name").read_text().strip()
-        self._hands = Path("/sys/devices/platform") / (self._folder / "dev_name").read_text().strip() / chip
+        self.hands = Path("/sys/devices/platform") / (self._folder / "dev_name").read_text().strip() / chip
         self._chip = gpiod.Chip(f"/dev/{chip}")
         self._others: list[Any] = []
         self.chips = open_chips
 
     def pull(self, name: str, high: bool) -> None:
-        (self._hands / f"sim_gpio{OFFSETS[name]}" / "pull").write_text("pull-up" if high else "pull-down")
+        (self.hands / f"sim_gpio{OFFSETS[name]}" / "pull").write_text("pull-up" if high else "pull-down")
 
     def level(self, name: str) -> bool:
-        return (self._hands / f"sim_gpio{OFFSETS[name]}" / "value").read_text().strip() == "1"
+        return (self.hands / f"sim_gpio{OFFSETS[name]}" / "value").read_text().strip() == "1"
 
     def info(self, name: str) -> LineInfo:
         return self._chip.get_line_info(OFFSETS[name])

@@ -1,0 +1,90 @@
+"""What every scenario does: a whole turn, a steady green light, a look at what is stored. It knows no scenario."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from guest import BLUE, CYAN, GREEN, Failed, Guest
+
+YELLOW = (1, 1, 0)
+HELD = 0.6  # s of an ordinary press
+COMPANION, VOICE = "bedside-companion.service", "bedside-voice.service"
+Row = tuple[str, bool]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of each: more takes longer and says more."""
+
+    boots: int = 3
+    presses: int = 20
+    edges: int = 2000
+    cuts: int = 6
+    vanish: int = 10
+    plugs: int = 3
+
+
+def percentile(values: list[float], share: float) -> float:
+    return float(np.quantile(values, share))
+
+
+def spread(values: list[float], unit: str = "s", scale: float = 1.0) -> str:
+    a, b, c = (f"{v * scale:.{1 if unit == 's' else 0}f}" for v in (statistics.median(values), percentile(values, 0.95), max(values)))
+    return f"median {a}, p95 {b}, longest {c} {unit}"
+
+
+def main_pid(guest: Guest, unit: str = COMPANION) -> int:
+    return int(guest.sh(f"systemctl show -p MainPID --value {unit}"))
+
+
+def restarts(guest: Guest) -> int:
+    return int(guest.sh(f"systemctl show -p NRestarts --value {COMPANION}"))
+
+
+def green(guest: Guest, what: str, seconds: float = 60.0) -> None:
+    """Steady green: for longer than any blink is dark or lit."""
+
+    def steady() -> bool:
+        at, shown = guest.lights[-1]
+        return shown == GREEN and guest.uptime() - at > 0.6
+
+    guest.until(steady, what, seconds)
+
+
+@contextlib.contextmanager
+def speaking(guest: Guest) -> Iterator[None]:
+    """Somebody talks at the bedside; only a press makes it a turn."""
+    guest.ask("speak", on=True)
+    yield
+    guest.ask("speak", on=False)
+
+
+def turn(guest: Guest, what: str, held: float = HELD) -> dict[str, float]:
+    """One whole turn: the press lights blue, the answer is heard at the loopback, READY follows. The guest's times of each.
+
+    Somebody must be speaking (`speak`). Nothing is recorded but how loud the speaker is.
+    """
+    guest.ask("hear", on=True)
+    pressed = guest.ask("press", seconds=held)
+    down = pressed["down"]
+    if not pressed["to_light"]:
+        raise Failed(f"{what}: the light did not follow the press; log: {[line for at, line in guest.log if at > down]}")
+    guest.told("now=speaking", down, 60, f"the answer ({what})")
+    guest.told("turn number=", down, 60, f"the turn to be stored ({what})")
+    ready = guest.ready(down, 60, f"READY after {what}")
+    loud = [at for at in guest.ask("hear", on=False)["loud"] if at > pressed["up"]]
+    if len(loud) < 10:
+        raise Failed(f"{what}: only {len(loud) * 20} ms of sound came out of the speaker")
+    for colour, name in ((BLUE, "listening"), (CYAN, "speaking")):
+        guest.shows(colour, down, 1, f"the light of {name} ({what})")
+    return {"down": down, "up": pressed["up"], "to_light": pressed["to_light"], "first_sound": loud[0], "ready": ready}
+
+
+def stored(guest: Guest) -> int:
+    """Turns on the disk, as the project's own command counts them."""
+    said = guest.sh("/opt/bedside/.venv/bin/bedside memory patients --config /etc/bedside/companion.toml", 90)
+    return int(said.split()[-2])
