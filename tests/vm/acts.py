@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from guest import BLUE, CYAN, GREEN, Failed, Guest
 
+from device.states import LIGHTS, State
+
 YELLOW = (1, 1, 0)
 HELD = 0.6  # s of an ordinary press
 COMPANION, VOICE = "bedside-companion.service", "bedside-voice.service"
+SETTLED, LASTS = 1.0, 0.15  # s that the log may come later than the light; s that a colour lasts if it is no step from one to another
 Row = tuple[str, bool]
 
 
@@ -35,6 +39,34 @@ def percentile(values: list[float], share: float) -> float:
 def spread(values: list[float], unit: str = "s", scale: float = 1.0) -> str:
     a, b, c = (f"{v * scale:.{1 if unit == 's' else 0}f}" for v in (statistics.median(values), percentile(values, 0.95), max(values)))
     return f"median {a}, p95 {b}, longest {c} {unit}"
+
+
+def lights_and_states(guest: Guest) -> Row:
+    """Every state that lasted, in all boots: whether the light's pins showed that state's own light, and nothing else."""
+    looked, lies = 0, []
+    for lights, log in guest.boots:
+        ends = [(at, state_of(line)) for at, line in log if state_of(line) is not None]
+        for (at, name), (until, _) in itertools.pairwise(ends):
+            if not name or until - at < 2 * SETTLED + LASTS:
+                continue
+            looked += 1
+            mine = LIGHTS[State(name)]
+            allowed = {mine.rgb, (0, 0, 0)} if mine.blink or name == "ready" else {mine.rgb}  # READY blinks where nothing is kept
+            shown = {c for c, a, b in spans(lights) if min(b, until - SETTLED) - max(a, at + SETTLED) > LASTS}
+            lies += [f"{name} showed {colour}" for colour in shown - allowed]
+    return f"{looked} states compared with the pins, {len(lies)} lies {' '.join(lies[:3])}".strip(), looked > 0 and not lies
+
+
+def state_of(line: str) -> str | None:
+    """The state that a line of the log begins; "" where the process ends or begins, None for any other line."""
+    if line.startswith("state was="):
+        return line.split(" now=")[1].split()[0]
+    return "" if "bedside-companion.service" in line or "what=started" in line else None
+
+
+def spans(lights: list[tuple[float, tuple[int, ...]]]) -> list[tuple[tuple[int, ...], float, float]]:
+    """(colour, from, to) of each light that was shown."""
+    return [(colour, at, until) for (at, colour), (until, _) in itertools.pairwise([*lights, (float("inf"), ())])]
 
 
 def main_pid(guest: Guest, unit: str = COMPANION) -> int:

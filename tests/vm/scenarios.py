@@ -88,7 +88,7 @@ def card(guest: Guest, sizes: Sizes) -> Row:
         time.sleep(random.uniform(0.5, 3.0))
         back = guest.ask("card", on=True)["at"]
         deaf.append(guest.ready(back, 40, f"READY after the card came back ({number + 1})") - back)
-    ended = int(main_pid(guest) != pid) + restarts(guest)
+    ended = int(main_pid(guest) != pid)
     with speaking(guest):
         turn(guest, "a turn after the last return of the card")
     figure = f"{sizes.vanish} times: fault shown in {spread(seen)}; deaf once it is back {spread(deaf)}; {ended} exits"
