@@ -84,25 +84,28 @@ def killed(guest: Guest, sizes: Sizes) -> Row:
 
 def frozen(guest: Guest, sizes: Sizes) -> Row:
     """SIGSTOP of the companion: nothing moves, so the watchdog's beat stops, and systemd starts another."""
-    return _frozen(guest, COMPANION, "another companion")
+    return _watched(guest, COMPANION, "another companion", *_freeze(guest, COMPANION))
 
 
 def frozen_voice(guest: Guest, sizes: Sizes) -> Row:
     """SIGSTOP of the voice: a press into it becomes a fault in its time, and the watchdog starts another voice."""
-    guest.ask("speak", on=True)
-    pid = main_pid(guest, VOICE)
-    guest.sh(f"kill -STOP {pid}")
-    down = guest.ask("press", seconds=HELD)["down"]
-    fault = guest.shows(YELLOW, down, 60, "the light of a fault after a press into a frozen voice") - down
-    guest.ask("speak", on=False)
-    figure, passed = _frozen(guest, VOICE, "another voice")
+    pid, at = _freeze(guest, VOICE)
+    with speaking(guest):
+        down = guest.ask("press", seconds=HELD)["down"]
+        fault = guest.shows(YELLOW, down, 60, "the light of a fault after a press into a frozen voice") - down
+    figure, passed = _watched(guest, VOICE, "another voice", pid, at)
     return f"a press ends in FAULT after {fault:.0f} s; {figure}", passed and fault < TIMEOUTS[State.THINKING] + 10
 
 
-def _frozen(guest: Guest, unit: str, what: str) -> Row:
-    period = _seconds(guest.sh(f"systemctl show -p WatchdogUSec --value {unit}"))
+def _freeze(guest: Guest, unit: str) -> tuple[int, float]:
+    """(its process, when) of a unit that is stopped from now on."""
     pid, at = main_pid(guest, unit), guest.uptime()
     guest.sh(f"kill -STOP {pid}")
+    return pid, at
+
+
+def _watched(guest: Guest, unit: str, what: str, pid: int, at: float) -> Row:
+    period = _seconds(guest.sh(f"systemctl show -p WatchdogUSec --value {unit}"))
     guest.until(lambda: main_pid(guest, unit) not in (0, pid), what, period + 60)
     new = guest.uptime()
     back, gone = guest.ready(new, 120, f"READY with {what}") - at, new - at
