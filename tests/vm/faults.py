@@ -56,30 +56,32 @@ def _clean(guest: Guest, number: int) -> None:
 def killed(guest: Guest, sizes: Sizes) -> Row:
     """kill -9: of the voice in the middle of a sentence, of the companion; both come back and nothing is forgotten."""
     guest.sh(f"echo '{LONG}' > /run/bedside/reply")
+    voice = main_pid(guest, VOICE)
     with speaking(guest):
         guest.ask("hear", on=True)
         down = guest.ask("press", seconds=HELD)["down"]
         guest.told("now=speaking", down, 60, "the long answer")
         time.sleep(1.0)
-        at = guest.uptime()
-        guest.sh(f"systemctl kill -s KILL {VOICE}; rm /run/bedside/reply")
+        at = guest.ask("signal", pid=voice, name="SIGKILL")["at"]
         fault = guest.shows(YELLOW, at, 10, "the light of a fault after the voice was killed") - at
-        gone = guest.told("now=fault", at, 10, "the fault in the log")
         said = guest.until(
-            lambda: (loud := [t for t in guest.ask("heard")["loud"] if t > gone + CUT])[CALM:] and loud, "a calm sentence, recorded", 15
+            lambda: (loud := [t for t in guest.ask("heard")["loud"] if t > at + fault + CUT])[CALM:] and loud,
+            "a calm sentence, recorded",
+            15,
         )
         guest.ask("hear", on=False)
+        guest.sh("rm /run/bedside/reply")
         calm = said[0] - at
         back = guest.ready(at, 90, "READY after the voice was killed") - at
         turn(guest, "a turn with the new voice")
-        before, at, pid = stored(guest), guest.uptime(), main_pid(guest)
-        guest.sh(f"systemctl kill -s KILL {COMPANION}")
-        again = guest.ready(at, 90, "READY after the companion was killed") - at
+        before, pid = stored(guest), main_pid(guest)
+        killed_at = guest.ask("signal", pid=pid, name="SIGKILL")["at"]
+        again = guest.ready(killed_at, 90, "READY after the companion was killed") - killed_at
         if main_pid(guest) == pid or stored(guest) != before:
             raise Failed(f"{before} turns before kill -9, {stored(guest)} after it")
         turn(guest, "a turn with the new companion")
-    voice = f"voice: fault light in {fault:.1f} s, calm sentence in {calm:.1f} s, READY after {back:.0f} s"
-    return f"{voice}; companion: READY after {again:.0f} s, no turn lost", True
+    first = f"voice: fault light in {fault:.1f} s, calm sentence in {calm:.1f} s, READY after {back:.0f} s"
+    return f"{first}; companion: READY after {again:.0f} s, no turn lost", True
 
 
 def frozen(guest: Guest, sizes: Sizes) -> Row:
@@ -99,9 +101,8 @@ def frozen_voice(guest: Guest, sizes: Sizes) -> Row:
 
 def _freeze(guest: Guest, unit: str) -> tuple[int, float]:
     """(its process, when) of a unit that is stopped from now on."""
-    pid, at = main_pid(guest, unit), guest.uptime()
-    guest.sh(f"kill -STOP {pid}")
-    return pid, at
+    pid = main_pid(guest, unit)
+    return pid, guest.ask("signal", pid=pid, name="SIGSTOP")["at"]
 
 
 def _watched(guest: Guest, unit: str, what: str, pid: int, at: float) -> Row:

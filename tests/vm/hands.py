@@ -77,6 +77,12 @@ class Hands:
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=seconds)
         return {"rc": done.returncode, "out": (done.stdout + done.stderr).strip()}
 
+    def signal(self, pid: int, name: str) -> Json:
+        """Send a signal such as SIGKILL; when."""
+        at = time.monotonic()
+        os.kill(pid, signal.Signals[name])
+        return {"at": at}
+
     def press(self, seconds: float, button: str = "talk", chatter: int = 0) -> Json:
         """Hold a button; when it went down, and how long until the light was another (0: it stayed). `chatter`: bounces at both ends."""
         line, before = TALK if button == "talk" else CALL, self.light()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The bedside in a virtual machine: real units, kernel pins, ALSA, USB headset and power cuts. One table last; 0 where all passed.
 
-.venv/bin/python tests/vm/machine.py                 # everything; about half an hour on two cores
+.venv/bin/python tests/vm/machine.py                 # everything; about an hour on two busy cores
 .venv/bin/python tests/vm/machine.py boot headset    # only these
 """
 
@@ -66,7 +66,7 @@ def play(guest: Guest, wanted: list[str], sizes: Sizes) -> list[tuple[str, str, 
                     say(f"booted; load {os.getloadavg()[0]:.1f}")
                 figure, passed = scenario(guest, sizes)
                 fresh = True
-            except (Failed, RuntimeError) as error:
+            except (Failed, RuntimeError, OSError) as error:
                 figure, passed, fresh = str(error), False, False
                 if not isinstance(error, Failed):
                     traceback.print_exc()
