@@ -36,7 +36,9 @@ class Guest:
 
     def __init__(self, kernel: Path, initrd: Path, disk: Path, folder: Path) -> None:
         self.folder, self._kernel, self._initrd = folder, kernel, initrd
-        self._overlay, self._process = folder / "disk.qcow2", None
+        self._overlay = folder / "disk.qcow2"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: queue.Queue[Any] = queue.Queue()
         self.lights: list[tuple[float, tuple[int, ...]]] = []
         self.log: list[tuple[float, str]] = []
         self.boots: list[tuple[list[tuple[float, tuple[int, ...]]], list[tuple[float, str]]]] = []  # lights and log of those that ended
