@@ -125,7 +125,7 @@ class SoundCard:
         if time.monotonic() - oldest >= QUIET_TOO_LONG:
             return False
         with self._door:
-            return len(self._streams) == 2 and all(stream.is_active() for stream in self._streams)
+            return bool(self._streams) and all(stream.is_active() for stream in self._streams)
 
     def flow(self) -> tuple[float, float]:
         """When the last sample came and the last one went, in monotonic seconds."""

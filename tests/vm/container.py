@@ -1,6 +1,6 @@
 """The real units, the real processes and the real models under a real systemd, broken on purpose. Prints a table of figures.
 
-    scripts/test-vm [SCENARIO …]    all of them take about 15 minutes on two cores; without names all are run
+    scripts/test-vm container [SCENARIO …]    all of them take about 15 minutes on two cores; without names all are run
 """
 
 from __future__ import annotations
