@@ -154,7 +154,8 @@ class Exchange:
             elif INSTEAD[rule] not in self._clauses:
                 await self._speak(INSTEAD[rule])
         await self._drain()
-        self._played = home.audio.played
+        if not self.cut:  # else the press that cut it counted, and the card has begun to count anew
+            self._played = home.audio.played
 
     async def _plan(self, heard: Heard, number: int, bank: bool) -> None:
         before = self._home.turns[-REMEMBERED:]

@@ -15,6 +15,7 @@ from home import LONG, REPLY, SENTENCE, SILENCE, SOUNDS, SPEECH, AskedPen, becom
 from peers import LevelEars
 
 from device.control import ask
+from device.exchange import Exchange
 from device.planner import clauses
 from device.reply_rules import INSTEAD, REPLY_RULES
 from device.states import LIGHTS, STAND_IN, TIMEOUTS, Event, State
@@ -229,6 +230,30 @@ async def test_barge_in_silences_at_once_and_keeps_what_was_heard(tmp_path: Path
     assert first.played == pytest.approx(of_old / 24_000, abs=1e-3)
     assert (second.heard.text, second.reply) == (SENTENCE, REPLY)
     assert home.seen == [*WHOLE_TURN[:-1], *WHOLE_TURN[1:]]
+
+
+async def test_a_turn_that_ends_as_it_is_cut_keeps_what_was_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was waiting for the speaker to run dry, and the press made it so: it goes on to its end before it is cancelled."""
+
+    async def drained(exchange: Exchange) -> None:
+        with anyio.CancelScope(shield=True):
+            await until(lambda: exchange.cut, "the press")
+
+    async with bedside(tmp_path, [SPEECH] * 2, replies=(LONG, REPLY)) as home:
+        with monkeypatch.context() as patch:
+            patch.setattr(Exchange, "_drain", drained)
+            await press(home)
+            await becomes(home, State.SPEAKING)
+            await until(lambda: home.card.played > 1.0, "a second of the reply")
+            home.panel.press_talk()
+            await becomes(home, State.LISTENING)
+            of_old = len(heard(home))
+            await until(lambda: home.companion.turns, "the turn to be kept")
+        home.panel.release_talk()
+        await becomes(home, State.READY)
+        first = home.companion.turns[0]
+    assert first.played == pytest.approx(of_old / 24_000, abs=1e-3)
+    assert LONG.startswith(first.reply.removesuffix(" —"))
 
 
 class Notebook(AskedPen):
