@@ -20,6 +20,7 @@ from device.config import FIRMWARE
 from device.states import LIGHTS, State
 from device.turn import VOICE_RATE
 from vm.nspawn import CONFIG, ROOT, Container, Unable, until
+from vm.provisioning import provision
 
 GREEN, YELLOW, RED, CYAN = ((0, 1, 0), (1, 1, 0), (1, 0, 0), (0, 1, 1))
 assert [LIGHTS[s].rgb for s in (State.READY, State.FAULT, State.ALERTING, State.SPEAKING)] == [GREEN, YELLOW, RED, CYAN]
@@ -348,6 +349,7 @@ SCENARIOS: dict[str, Callable[[Container], str]] = {
     "by-hand": by_hand,
     "safe-mode": safe_mode,
     "boots": boots,
+    "provision": lambda home: provision(home, lambda unit: (ready(unit), turn(unit))),
 }
 
 
@@ -358,7 +360,7 @@ def main(names: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leave no container and no mount behind
     rows: list[tuple[str, str, str]] = []
     try:
-        with Container() as home:
+        with Container(size="8g") as home:
             clips = home.root / "opt/bench/speech"
             clips.mkdir()
             (clips / SPEECH).write_bytes((ROOT / "tests/data/speech" / SPEECH).read_bytes())

@@ -129,8 +129,9 @@ def _descendants(pid: int) -> list[int]:
 class Container:
     """Made on entering, gone on leaving. `boot()` and `stop()` may follow each other; what was on the disk stays in between."""
 
-    def __init__(self, name: str = "bench") -> None:
-        self.name, self.leader = name, 0
+    def __init__(self, name: str = "bench", size: str = "1g") -> None:
+        """`size`: of its disk, which is memory."""
+        self.name, self.size, self.leader = name, size, 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Container:
@@ -163,7 +164,7 @@ class Container:
             if done.returncode:
                 raise Unable(f"mount {' '.join(arguments)}: {done.stderr.strip()}")
 
-        mount("-t", "tmpfs", "-o", "mode=755,size=1g", "bench", str(self.folder))
+        mount("-t", "tmpfs", "-o", f"mode=755,size={self.size}", "bench", str(self.folder))
         for name in ("up", "work", "root"):
             (self.folder / name).mkdir()
         mount("-t", "overlay", "-o", f"lowerdir=/,upperdir={self.folder}/up,workdir={self.folder}/work", "overlay", str(self.root))
@@ -183,39 +184,39 @@ class Container:
         (home / ".venv/bin").mkdir()
         (home / ".venv/bin/python").symlink_to(f"/opt/python/bin/{python}")
         (home / ".venv/pyvenv.cfg").write_text("home = /opt/python/bin\ninclude-system-site-packages = false\n")
-        self._write("opt/bedside/.venv/bin/bedside", BEDSIDE, 0o755)
-        self._write("etc/ld.so.conf.d/bench.conf", "/opt/python/lib\n")
+        self.write("opt/bedside/.venv/bin/bedside", BEDSIDE, 0o755)
+        self.write("etc/ld.so.conf.d/bench.conf", "/opt/python/lib\n")
         subprocess.run(["ldconfig", "-r", str(root)], check=True)
         shutil.copy(Path(__file__).parent / "pins.py", self._folder("opt/bench") / "bench_pins.py")
-        self._write("opt/bench/bench-0.dist-info/METADATA", "Metadata-Version: 2.1\nName: bench\nVersion: 0\n")
-        self._write("opt/bench/bench-0.dist-info/entry_points.txt", "[gpiozero_pin_factories]\nbench = bench_pins:BenchFactory\n")
-        self._write("opt/bench/asound.conf", "pcm.!default { type pulse }\nctl.!default { type pulse }\n")
+        self.write("opt/bench/bench-0.dist-info/METADATA", "Metadata-Version: 2.1\nName: bench\nVersion: 0\n")
+        self.write("opt/bench/bench-0.dist-info/entry_points.txt", "[gpiozero_pin_factories]\nbench = bench_pins:BenchFactory\n")
+        self.write("opt/bench/asound.conf", "pcm.!default { type pulse }\nctl.!default { type pulse }\n")
         shutil.rmtree(root / "etc/systemd/system")
         for file in UNITS.glob("*.service"):
-            self._write(f"etc/systemd/system/{file.name}", file.read_text())
+            self.write(f"etc/systemd/system/{file.name}", file.read_text())
         for name in ("companion", "safe"):
-            self._write(f"etc/systemd/system/bedside-{name}.service.d/bench.conf", DROP_IN)
-        self._write("etc/systemd/system/bedside-voice.service.d/bench.conf", VOICE_DROP_IN)
-        self._write("etc/systemd/system/bench-sound.service", SOUND_UNIT)
-        self._write("etc/systemd/system/bench.target", TARGET)
-        self._write("usr/lib/sysusers.d/bedside.conf", (UNITS / "bedside.sysusers").read_text())
-        self._write("usr/lib/tmpfiles.d/bedside.conf", (UNITS / "bedside.tmpfiles").read_text())
-        self._write("etc/systemd/journald.conf.d/bedside.conf", (UNITS / "bedside.journald.conf").read_text())
-        self._write("etc/machine-id", "")
+            self.write(f"etc/systemd/system/bedside-{name}.service.d/bench.conf", DROP_IN)
+        self.write("etc/systemd/system/bedside-voice.service.d/bench.conf", VOICE_DROP_IN)
+        self.write("etc/systemd/system/bench-sound.service", SOUND_UNIT)
+        self.write("etc/systemd/system/bench.target", TARGET)
+        self.write("usr/lib/sysusers.d/bedside.conf", (UNITS / "bedside.sysusers").read_text())
+        self.write("usr/lib/tmpfiles.d/bedside.conf", (UNITS / "bedside.tmpfiles").read_text())
+        self.write("etc/systemd/journald.conf.d/bedside.conf", (UNITS / "bedside.journald.conf").read_text())
+        self.write("etc/machine-id", "")
         self.configure(CONFIG)
-        self._write("etc/bedside/memory.key", secrets.token_hex(32) + "\n", 0o600)  # as 'bedside memory key' makes it
+        self.write("etc/bedside/memory.key", secrets.token_hex(32) + "\n", 0o600)  # as 'bedside memory key' makes it
         subprocess.run(["systemd-sysusers", f"--root={root}", str(root / "usr/lib/sysusers.d/bedside.conf")], check=True)
         shutil.rmtree(root / "var/log/journal", ignore_errors=True)
 
     def configure(self, text: str) -> None:
-        self._write("etc/bedside/companion.toml", text)
+        self.write("etc/bedside/companion.toml", text)
 
     def _folder(self, path: str) -> Path:
         folder = self.root / path
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _write(self, path: str, text: str, mode: int = 0o644) -> None:
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
         file = self._folder(str(Path(path).parent)) / Path(path).name
         file.unlink(missing_ok=True)
         file.write_text(text)

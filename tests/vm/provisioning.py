@@ -1,0 +1,73 @@
+"""A technician provisions a unit over SSH, and then one with a release that does not start. A scenario of the container's bench.
+
+The unit is the container: its sshd, its systemd, its own disk. The packages of the new `.venv` come from where pip finds them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from vm.nspawn import CONFIG, ROOT, Container, until
+
+PORT = 2222
+PATIENCE = 150  # s that a new release has to get READY: the models of the bench are small
+PINS = "[Service]\nEnvironment=PYTHONPATH=/opt/bench\n"
+
+
+def provision(home: Container, works: Callable[[Container], object]) -> str:
+    """`works`: raises unless the unit answers."""
+    home.stop()
+    for name in ("companion", "safe"):
+        home.write(f"etc/systemd/system/bedside-{name}.service.d/pins.conf", PINS)
+    home.write("etc/systemd/system/bedside-health.service.d/bench.conf", f"[Service]\nEnvironment=BEDSIDE_PATIENCE={PATIENCE}\n")
+    home.boot("--capability=all")  # with this machine's network: pip's packages come over it
+    keys = home.folder / "ssh"
+    keys.mkdir()
+    for name in ("host", "technician"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name)], check=True)
+        home.write(f"opt/bench/ssh/{name}", (keys / name).read_text(), 0o600)
+    home.write("opt/bench/ssh/authorized", (keys / "technician.pub").read_text(), 0o600)
+    home.run("mkdir", "-p", "/run/sshd")
+    sshd = home.start("/usr/sbin/sshd", "-D", "-e", "-p", str(PORT), "-o", "ListenAddress=127.0.0.1", "-o", "HostKey=/opt/bench/ssh/host",
+                      "-o", "AuthorizedKeysFile=/opt/bench/ssh/authorized", "-o", "StrictModes=no")  # fmt: skip
+    try:
+        return _both(home, keys, works)
+    finally:
+        sshd.terminate()
+        sshd.wait(10)
+
+
+def _both(home: Container, keys: Path, works: Callable[[Container], object]) -> str:
+    settings = keys / "ward3.toml"
+    settings.write_text(CONFIG)
+    checkout = keys / "checkout"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(checkout)], check=True)
+    options = f"-p {PORT} -i {keys}/technician -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+
+    def put() -> tuple[int, str]:
+        done = subprocess.run([str(checkout / "scripts/provision"), "root@127.0.0.1", str(settings)], capture_output=True, text=True,
+                              timeout=1500, env={**os.environ, "SSH_OPTIONS": options}, check=False)  # fmt: skip
+        return done.returncode, (done.stdout + done.stderr)[-1500:]
+
+    runs = lambda: home.run("readlink", "-f", "/opt/bedside").stdout.strip()  # noqa: E731
+    code, said = put()
+    assert code == 0, said
+    first = runs()
+    assert first.startswith("/opt/bedside-releases/"), first
+    assert not home.run("ls", f"{first}/.unproven", check=False).stdout
+    works(home)
+
+    daemon = checkout / "device/daemon.py"
+    begin = "async def run(self) -> None:"
+    daemon.write_text(daemon.read_text().replace(begin, f"{begin}\n        raise OSError('broken')"))
+    subprocess.run(["git", "-C", str(checkout), "-c", "user.name=b", "-c", "user.email=b@b", "commit", "-qam", "Break it"], check=True)
+    code, said = put()
+    assert (code, "did not get READY" in said) == (1, True), said
+    until(lambda: runs() == first, "the release before", 30)
+    works(home)
+    shutil.rmtree(keys)
+    return "a turn on the new release; one that does not start gave way to the one before, and a turn again"
