@@ -122,6 +122,13 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()]
 
 
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # it has ended since
+        return ""
+
+
 def _descendants(pid: int) -> list[int]:
     return [one for child in _children(pid) for one in (child, *_descendants(child))]
 
@@ -246,7 +253,7 @@ class Container:
         if self._process.poll() is not None:
             raise Unable(f"systemd-nspawn ended: {(self.folder / 'console').read_text()[-500:].strip()}")
         # systemd-nspawn's own helper may be its child, too.
-        return next((pid for pid in _children(self._process.pid) if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd"), 0)
+        return next((pid for pid in _children(self._process.pid) if _name(pid) == "systemd"), 0)
 
     def stop(self) -> None:
         """The plug is pulled. Every process is gone at return: a second container would share its cgroups."""
