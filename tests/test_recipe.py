@@ -98,10 +98,12 @@ def test_a_codec_that_comes_with_the_project_gives_the_same_codes_untrained(
     work.mkdir()
     (work / "corpus").symlink_to(spoken / "corpus")
     again = Recipe(work, minutes=10)
-    assert [name for name, _ in stages(again, [])] == ["corpus", "codes", "csm"]
+    assert [name for name, _ in stages(again, [])] == ["corpus", "codes", "csm", "encoder", "decoder"]
     again.codes()
     codes = [np.load(folder / "codes" / encoded.CODES) for folder in (spoken, work)]
     assert (codes[0] == codes[1]).mean() > 0.95  # the ear was rounded to bf16
+    sound = np.random.default_rng(0).normal(0, 0.1, 3 * 1920 + 5).astype(np.float32)
+    assert kept_codec.ear_of(tmp_path / "mimi-tiny")(sound).shape == (4, 3)
     # What was learnt of hearing and sounding is in it, and the device's own Mimi is filled by it.
     shipped, _ = first._mimi()
     kept = kept_codec.ready(tmp_path / "mimi-tiny").moshi

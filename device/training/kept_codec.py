@@ -1,4 +1,4 @@
-"""The codec that comes with the project, firmware_config/mimi-small: a trained one, for the language model that has yet to learn its codes.
+"""The codec that comes with the project, firmware_config/mimi-small: its codes are final, its two halves go on learning from it.
 
 In Kyutai's own layout, so that moshi itself reads it; beside it the ear that its codes are made with. It knows nothing of training.
 """
@@ -6,15 +6,18 @@ In Kyutai's own layout, so that moshi itself reads it; beside it the ear that it
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from device.config import FIRMWARE
 from device.training.codec import CONFIG, Ear
 from device.training.export import kyutai_tensors
+from device.turn import FRAME
 from device.voice.mimi import Mimi, from_kyutai, kyutai_names, network
 
 FOLDER = FIRMWARE / "mimi-small"
@@ -53,3 +56,15 @@ def read(folder: Path) -> tuple[Any, Ear]:
 def ready(folder: Path) -> Mimi:
     """The device's own Mimi out of it. Raises VoiceFault."""
     return from_kyutai(folder / MIMI, "cpu", CONFIG["num_quantizers"], config=CONFIG)
+
+
+def ear_of(folder: Path) -> Callable[[np.ndarray], Tensor]:
+    """What gives long codes (frames, codebooks) of float32 sound (n,) as the corpus's were made: by the ear, in place of Mimi's encoder."""
+    mimi, ear = read(folder)
+
+    @torch.inference_mode()
+    def codes(sound: np.ndarray) -> Tensor:
+        whole = torch.from_numpy(np.pad(sound, (0, -len(sound) % FRAME)))
+        return mimi.quantizer.encode(ear(ear.spectra(whole[None])))[0].T
+
+    return codes

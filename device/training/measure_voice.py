@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from device.voice.plain import PlainVoice, to_int16
 from device.voice.quality import Mos, SpeakerEncoder, similarity
 from device.voice.speak import CsmVoice
 
+Hears = Callable[[np.ndarray], torch.Tensor]  # float32 sound (n,) at 24 kHz -> long codes (frames, codebooks)
 Reference = tuple[str, np.ndarray]  # (words, float32 sound at 24 kHz)
 
 
@@ -88,17 +89,20 @@ def measure(built: Built, sentences: Sequence[str], reference: Reference | None,
         voice.close()
 
 
-def measure_plain(sentences: Sequence[str], judge: Judge, mimi: Mimi | None = None) -> Iterator[Spoken]:
-    """The same of the plain voice; with `mimi`, of what is left of it after its codes: the best that a CSM with it can be."""
+def measure_plain(sentences: Sequence[str], judge: Judge, mimi: Mimi | None = None, hears: Hears | None = None) -> Iterator[Spoken]:
+    """The same of the plain voice; with `mimi`, of what is left of it after its codes: the best that a CSM with it can be.
+
+    `hears` gives the codes in the place of Mimi's own encoder.
+    """
     voice = PlainVoice()
     for text in sentences:
         pcm = np.concatenate([np.zeros(0, np.int16), *voice.sounds(text)])
-        yield judge.hear(text, copied(mimi, pcm) if mimi else pcm)
+        yield judge.hear(text, copied(mimi, pcm, hears) if mimi else pcm)
 
 
-def copied(mimi: Mimi, pcm: np.ndarray) -> np.ndarray:
+def copied(mimi: Mimi, pcm: np.ndarray, hears: Hears | None = None) -> np.ndarray:
     """int16 `pcm` to codes and back, a frame at a time as the device decodes."""
-    codes = mimi.encode_all((pcm / 32768).astype(np.float32))
+    codes = (hears or mimi.encode_all)((pcm / 32768).astype(np.float32))
     mimi.start_decoding()
     return np.concatenate([np.zeros(0, np.int16), *(to_int16(mimi.decode(frame)) for frame in codes)])[: len(pcm)]
 
@@ -147,7 +151,9 @@ def judge_voice(options: Options) -> dict[str, Any]:
     _row(out, "the plain voice", measure_plain(said, judge))
     for name in options.checkpoint:
         if (file := Path(name) / kept_codec.MIMI).is_file():
-            _row(out, f"{name}, a codec", measure_plain(said, judge, kept_codec.ready(file.parent)))
+            mimi = kept_codec.ready(file.parent)
+            _row(out, f"{name}: heard by the ear, sounded by Mimi", measure_plain(said, judge, mimi, kept_codec.ear_of(file.parent)))
+            _row(out, f"{name}: heard and sounded by Mimi", measure_plain(said, judge, mimi))
             continue
         built = build(name, options.precision, options.device)
         if options.codec_only:

@@ -1,8 +1,8 @@
 """The recipe of the packaged voice, from nothing to a checkpoint: stages that each go on where they stopped.
 
 `corpus`, `codec` and `codes` come one after the other; `csm`, `encoder` and `decoder` need only the codes, so they may
-run side by side; `ship` takes what each has reached. The codec that comes with the project spares `codec`, `encoder` and
-`decoder`. All of it lies in one working folder outside the repository.
+run side by side; `ship` takes what each has reached. The codec that comes with the project spares `codec`, and the two
+halves of it go on learning. All of it lies in one working folder outside the repository.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from device.voice.tokens import Tokens
 SEED = 0
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CODEC_STEPS, CSM_STEPS, ENCODER_STEPS, DECODER_STEPS, CRITICS_FROM = 2500, 8000, 12_000, 16_000, 3000
-CODEC_STAGES = ("codec", "encoder", "decoder")  # not needed where a trained codec comes with the project
 # (share of the steps from which, positions, sequences, noise). Short texts first, one before one sound; then whole sentences, then
 # conversations, less and less disturbed: what the model hears of itself is never quite what it was taught.
 LESSONS = (
@@ -172,6 +171,6 @@ def stages(recipe: Recipe, wanted: list[str]) -> list[tuple[str, Callable[[], An
     for name in wanted:
         if name not in recipe.stages:
             raise ValueError(f"no stage is called {name!r}; there are {', '.join(recipe.stages)}")
-    kept = kept_codec.FOLDER.is_dir() and not recipe.own_codec.is_file()
-    needed = [name for name in recipe.stages if not (kept and name in CODEC_STAGES)]
+    kept = kept_codec.FOLDER.is_dir() and not recipe.own_codec.is_file()  # codebooks come with the project
+    needed = [name for name in recipe.stages if not (kept and name == "codec")]
     return [(name, stage) for name, stage in recipe.stages.items() if name in (wanted or needed)]
