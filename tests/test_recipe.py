@@ -111,6 +111,20 @@ def test_a_codec_that_comes_with_the_project_gives_the_same_codes_untrained(
         assert torch.equal(weight.to(torch.bfloat16).float(), kept.decoder.state_dict()[name].float()), name
 
 
+def test_codebooks_can_come_alone(tmp_path: Path) -> None:
+    """Then the halves begin as those of a new codec do: a signal keeps its size through them."""
+    made = codec.Codec(1)
+    made.begin_codebooks(torch.randn(1, TINY["hidden_size"], 300))
+    folder = kept_codec.write(tmp_path / "mimi-tiny", made.mimi, made.ear, ())
+    mimi, ear = kept_codec.read(folder)
+    latent = torch.randn(1, TINY["hidden_size"], 20)
+    assert (mimi.quantizer.encode(latent) == made.mimi.eval().quantizer.encode(latent)).float().mean() > 0.95
+    assert not torch.equal(mimi.decoder.model[0].conv.conv.weight, made.mimi.decoder.model[0].conv.conv.weight)
+    with torch.no_grad():
+        assert 0.001 < mimi.decoder(torch.randn(1, TINY["hidden_size"], 40)).std() < 1
+    assert torch.allclose(ear.hears[0].conv.weight, made.ear.hears[0].conv.weight, atol=0.01)
+
+
 def test_a_codec_of_another_shape_is_named(spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mimi, ear = codec.Codec(1).mimi, codec.Codec(1).ear
     folder = kept_codec.write(tmp_path / "mimi-tiny", mimi, ear)

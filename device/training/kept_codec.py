@@ -1,12 +1,13 @@
-"""The codec that comes with the project, firmware_config/mimi-small: its codes are final, its two halves go on learning from it.
+"""The codec that comes with the project, firmware_config/mimi-small: its codebooks, which are final, and those of its halves that are.
 
-In Kyutai's own layout, so that moshi itself reads it; beside it the ear that its codes are made with. It knows nothing of training.
+What was learnt of these codes at one time fits to what is learnt of them at another. In Kyutai's own layout; beside it the ear that
+the codes are made with. It knows nothing of training.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,26 @@ import torch
 from torch import Tensor
 
 from device.config import FIRMWARE
-from device.training.codec import CONFIG, Ear
+from device.training.codec import CONFIG, Ear, even_out
 from device.training.export import kyutai_tensors
 from device.turn import FRAME
 from device.voice.mimi import Mimi, from_kyutai, kyutai_names, network
 
 FOLDER = FIRMWARE / "mimi-small"
+HALVES = {"encoder": ("encoder", "encoder_transformer", "downsample"), "decoder": ("decoder", "decoder_transformer", "upsample")}
 MIMI, EAR, SHAPE = "mimi.safetensors", "ear.safetensors", "config.json"
 
 
-def write(folder: Path, mimi: Any, ear: Ear, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """moshi's network `mimi` and its `ear` into `folder`. Returns it."""
+def write(folder: Path, mimi: Any, ear: Ear, halves: Collection[str] = HALVES, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """moshi's network `mimi`, or its codebooks and those of its `halves` that have learnt, and its `ear` into `folder`. Returns it."""
     from safetensors.torch import save_file
 
+    learnt = [part for half in halves for part in HALVES[half]]
+    kept = {name: tensor for name, tensor in kyutai_tensors(mimi).items() if name.partition(".")[0] in ("quantizer", *learnt)}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, tensors in ((MIMI, kyutai_tensors(mimi)), (EAR, ear.state_dict())):
-        save_file({key: _small(tensor, dtype) for key, tensor in tensors.items()}, folder / name, {"format": "pt"})
+    # The ear in float16, which rounds eight times finer: of the first codebook's codes bfloat16 changed one in four hundred.
+    for name, tensors, kind in ((MIMI, kept, dtype), (EAR, ear.state_dict(), torch.float16)):
+        save_file({key: _small(tensor, kind) for key, tensor in tensors.items()}, folder / name, {"format": "pt"})
     (folder / SHAPE).write_text(json.dumps({"model_type": "mimi", **CONFIG}, indent=1) + "\n", encoding="utf-8")
     return folder
 
@@ -40,15 +45,20 @@ def _small(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def read(folder: Path) -> tuple[Any, Ear]:
-    """(moshi's network, its ear) that `write` wrote, in float32. Raises ValueError where they are of another shape."""
+    """(moshi's network, its ear) that `write` wrote, in float32; a half that is not there has yet to learn.
+
+    Raises ValueError where they are of another shape.
+    """
     from safetensors.torch import load_file
 
     told = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
     if other := sorted(name for name, value in CONFIG.items() if told.get(name) != value):
         raise ValueError(f"{folder / SHAPE} has another {other[0]} than device/training/codec.py: train a codec anew, stage 'codec'.")
     mimi, ear = network(CONFIG, CONFIG["num_quantizers"], "cpu").eval(), Ear(CONFIG["hidden_size"]).eval()
-    stored = load_file(folder / MIMI)
-    mimi.load_state_dict({name: stored[kyutai_names(name)[0]].to(old.dtype) for name, old in mimi.state_dict().items()})
+    even_out(mimi)
+    stored, begun = load_file(folder / MIMI), mimi.state_dict()
+    known = {name: stored[kyutai] for name in begun if (kyutai := kyutai_names(name)[0]) in stored}
+    mimi.load_state_dict(begun | {name: tensor.to(begun[name].dtype) for name, tensor in known.items()})
     ear.load_state_dict(load_file(folder / EAR))
     return mimi, ear
 

@@ -142,8 +142,8 @@ class Recipe:
         return out
 
     def ship_codec(self, out: Path) -> Path:
-        """Write the codec alone, as far as `encoder` and `decoder` have come, into `out`. Returns it."""
-        return kept_codec.write(out, *self._mimi())
+        """Write the codebooks, and as far as they have come `encoder` and `decoder`, into `out`. Returns it."""
+        return kept_codec.write(out, *self._mimi(), [half for half in kept_codec.HALVES if self._half(half).is_file()])
 
     def _mimi(self) -> tuple[Any, Ear]:
         """(moshi's network with what `encoder` and `decoder` have reached so far, its ear)."""
@@ -153,10 +153,13 @@ class Recipe:
             "decoder": decoder.Decoder(mimi, DECODER_STEPS, CRITICS_FROM),
         }
         for name, half in halves.items():
-            if (file := self.work / name / f"{name}.pt").is_file():
+            if (file := self._half(name)).is_file():
                 half.load(file)
                 half.settle()
         return mimi, ear
+
+    def _half(self, name: str) -> Path:
+        return self.work / name / f"{name}.pt"
 
     def _utterances(self) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
         return encoded.read(self.work / "codes", corpus.index(self.work / "corpus"))
