@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from typing import TextIO
 
 
 def pairs(event: str, /, **fields: object) -> str:
@@ -23,5 +25,14 @@ def log(event: str, /, *, level: int = logging.INFO, **fields: object) -> None:
 
 def setup(level: str = "info") -> None:
     """Write to standard error, where systemd's journal reads. Libraries speak only from WARNING up."""
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING, force=True)
+    logging.basicConfig(stream=_stream(), format="%(message)s", level=logging.WARNING, force=True)
     logging.getLogger("bedside").setLevel(level.upper())
+
+
+def _stream() -> TextIO:
+    """Standard error; where that is descriptor 2 a copy of it, for that one is sent away while a sound library probes (soundcard.quiet)."""
+    try:
+        real = sys.stderr.fileno() == 2
+    except (AttributeError, OSError, ValueError):  # none, or a test's own
+        real = False
+    return os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace") if real else sys.stderr

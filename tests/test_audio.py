@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -371,3 +373,12 @@ def test_quiet_silences_libraries_and_gives_the_descriptor_back(
         os.write(2, b"ALSA lib confmisc.c: noise\n")
     os.write(2, b"heard\n")
     assert capfd.readouterr().err == "heard\n"
+
+
+def test_what_is_logged_while_a_card_is_looked_for_is_not_lost() -> None:
+    program = (
+        "import os; from device import logs; from device.soundcard import quiet; logs.setup()\n"
+        "with quiet():\n    logs.log('state', now='fault'); os.write(2, b'ALSA lib')\nlogs.log('after')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.splitlines() == ["state now=fault", "after"]

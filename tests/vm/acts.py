@@ -52,8 +52,9 @@ def lights_and_states(guest: Guest) -> Row:
             looked += 1
             mine = LIGHTS[State(name)]
             allowed = {mine.rgb, (0, 0, 0)} if mine.blink or name == "ready" else {mine.rgb}  # READY blinks where nothing is kept
-            shown = {c for c, a, b in spans(lights) if min(b, until - SETTLED) - max(a, at + SETTLED) > LASTS}
-            lies += [f"{name} showed {colour}" for colour in shown - allowed]
+            for colour, a, b in spans(lights):
+                if min(b, until - SETTLED) - max(a, at + SETTLED) > LASTS and colour not in allowed:
+                    lies.append(f"{name} showed {colour} from {a - at:+.2f} to {b - at:+.2f} of {until - at:.2f} s;")
     return f"{looked} states compared with the pins, {len(lies)} lies {' '.join(lies[:3])}".strip(), looked > 0 and not lies
 
 

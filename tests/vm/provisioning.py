@@ -49,8 +49,9 @@ def _both(home: Container, keys: Path, works: Callable[[Container], object]) -> 
     options = f"-p {PORT} -i {keys}/technician -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 
     def put() -> tuple[int, str]:
-        done = subprocess.run([str(checkout / "scripts/provision"), "root@127.0.0.1", str(settings)], stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=1500, env={**os.environ, "SSH_OPTIONS": options}, check=False)  # fmt: skip
+        put_there = [str(checkout / "scripts/provision"), "root@127.0.0.1", str(settings)]
+        own = {**os.environ, "SSH_OPTIONS": options}
+        done = subprocess.run(put_there, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1500, env=own, check=False)
         said = [line for line in done.stdout.splitlines() if not line.startswith("WARNING: ")]  # of pip
         return done.returncode, " / ".join(said[-12:])
 
