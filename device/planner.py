@@ -99,10 +99,28 @@ def to_sum_up(said: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, {"role": "user", "content": talk}]
 
 
+def aloud(pieces: Iterable[str]) -> Iterator[str]:
+    """Streamed text without what a reasoning model thinks, however it is cut: from <think> to </think>, or to the end."""
+    text, thinking = "", False
+    for piece in pieces:
+        text += piece
+        while (at := text.find(mark := "</think>" if thinking else "<think>")) >= 0:
+            if not thinking and at:
+                yield text[:at]
+            text, thinking = text[at + len(mark) :], not thinking
+        kept = next(n for n in range(len(mark), -1, -1) if text.endswith(mark[:n]))  # it may be the mark's beginning
+        cut = len(text) - kept
+        if not thinking and cut:
+            yield text[:cut]
+        text = text[cut:]
+    if text and not thinking:
+        yield text
+
+
 def clauses(pieces: Iterable[str]) -> Iterator[str]:
     """Streamed text cut into speakable clauses, each as soon as it is complete."""
     text = ""
-    for piece in pieces:
+    for piece in aloud(pieces):
         text += piece
         while True:
             clause, text = _first_clause(text)

@@ -135,3 +135,14 @@ def test_a_reply_has_begun_with_its_first_clause() -> None:
     assert not begun("That sounds as if it was")
     assert begun("That sounds hard.")
     assert begun("When you woke up this morning, were")
+
+
+THOUGHT = "Well. <think>The patient is sad. I should\n say so. Maybe ask?</think>That sounds hard. What helped < before?"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13, 200])
+def test_what_a_model_thinks_is_never_a_clause_however_it_comes(size: int) -> None:
+    pieces = [THOUGHT[at : at + size] for at in range(0, len(THOUGHT), size)]
+    assert list(clauses(pieces)) == ["Well.", "That sounds hard.", "What helped < before?"]
+    assert list(clauses([*pieces, " <think>And. So on."])) == ["Well.", "That sounds hard.", "What helped < before?"]
+    assert list(clauses(["A <th", "ing."])) == ["A <thing."]
