@@ -6,10 +6,8 @@ torch, and nothing here blocks the loop for longer than a frame of sound.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +25,7 @@ from device.exercises import Exercises
 from device.guide import Guide
 from device.heartbeat import Heartbeat
 from device.logs import log
+from device.loop import Loop
 from device.memory import Memory
 from device.quiet import baseline_file
 from device.recording import Session
@@ -42,7 +41,7 @@ SENTENCES: dict[State, str] = {State.STARTING: "starting", State.FAULT: "cant_an
 LEADS = (State.SPEAKING, State.QUIET, State.EXERCISE)
 
 
-class Companion:
+class Companion(Loop):
     """Runs until cancelled. `watch` is told of every state and finished turn (the demo's time line)."""
 
     def __init__(
@@ -55,6 +54,7 @@ class Companion:
         sounds: dict[str, Any],
         watch: Callable[[str, Any], None] = lambda kind, value: None,
     ) -> None:
+        super().__init__()
         self.settings, self.panel, self.audio, self.headset = settings, panel, audio, headset
         self.sounds, self.watch = sounds, watch
         self.remembering = Remembering(self, memory)
@@ -78,8 +78,6 @@ class Companion:
         self.exercises = Exercises(self)
         self.exchange: Exchange | None = None
         self._scope: anyio.CancelScope | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._early: deque[Event | Control] = deque()
         self._told = ""  # to systemd
         self._over = anyio.Event()  # set when no turn runs and the last one is stored
         self._over.set()
@@ -87,29 +85,15 @@ class Companion:
         self.overdue = False
 
     def post(self, event: Event | Control) -> None:
-        """Tell the loop of an event, from any thread. (anyio.from_thread would wait for the loop.)"""
         if event in (Control.MUTE, Control.UNMUTE):  # in the switch's own thread, before anything the loop may do
             self.audio.mute(event is Control.MUTE)
-        if self._loop is None:
-            self._early.append(event)  # a button pressed while we start is not lost
-        else:
-            self._loop.call_soon_threadsafe(self._events_in.send_nowait, event)
+        super().post(event)
 
-    def in_turn(self, work: Callable[[], None]) -> None:
-        """Done by the loop when it has taken every event that waits."""
-        self._events_in.send_nowait(work)
-
-    def in_thread(self, work: Callable[..., Any], *arguments: Any) -> None:
-        """Work that may wait for a disk, beside the loop."""
-        self._tasks.start_soon(anyio.to_thread.run_sync, work, *arguments)
-
-    def beside(self, work: Callable[..., Any], *arguments: Any) -> None:
-        """A task of the loop, as long as the companion runs."""
-        self._tasks.start_soon(work, *arguments)
+    def handle(self, event: Event | Control) -> None:
+        self._turn_control(event) if isinstance(event, Control) else self.take(event)
 
     async def run(self) -> None:
-        self._events_in, self._events = anyio.create_memory_object_stream[Event | Control | Callable[[], None]](1000)
-        self._loop = asyncio.get_running_loop()
+        self.begin()
         self.muted = self.panel.muted
         self.audio.mute(self.muted)
         self.show()
@@ -123,15 +107,7 @@ class Companion:
                 for keep_on in (self.heartbeat.keep_sound, self.heartbeat.keep_beat, self.remembering.keep, self.exercises.keep):
                     self._tasks.start_soon(keep_on)
                 self.alarm.start()
-                while self._early:
-                    self.post(self._early.popleft())
-                async for event in self._events:
-                    if isinstance(event, Control):
-                        self._turn_control(event)
-                    elif isinstance(event, Event):
-                        self.take(event)
-                    else:
-                        event()
+                await self.take_events()
         finally:
             notify("STOPPING=1")
             self.headset.close()
@@ -167,6 +143,8 @@ class Companion:
         elif after is State.EXERCISE:
             self.exercises.begin(self._tasks)
         elif event in (Event.TAP, Event.LOST, Event.TIMEOUT, Event.QUIET):
+            if event is Event.TIMEOUT and before in (State.THINKING, State.SPEAKING) and self.voice and self.audio.pending == 0:
+                self.beside(self.voice.close)  # it answers no longer, and READY were a lie until it has said again that it can
             self._silence_turn()
             if after is State.FAULT and before in (State.LISTENING, State.THINKING, *LEADS):
                 self._play("cant_answer")

@@ -6,12 +6,10 @@ It opens no microphone and knows no voice process, headset, memory or network, s
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +23,7 @@ from device.beat import notify
 from device.config import FIRMWARE, Settings, make_socket_folder
 from device.heartbeat import LOOK, LOOP, PLAYBACK, Heartbeat
 from device.logs import log
+from device.loop import Loop
 from device.panel import open_panel
 from device.soundcard import SoundCard
 from device.states import TIMEOUTS, Control, Event, State, light, step
@@ -41,32 +40,29 @@ class Speaker(SoundCard):
         self._mic_at = math.inf
 
 
-class Safe:
+class Safe(Loop):
     """FAULT, or ALERTING while a person is being called. `recorded`: the messages; `wrong`: what of them is lost."""
 
     def __init__(self, settings: Settings, panel: Any, audio: Sound, recorded: dict[str, Any], wrong: str = "") -> None:
+        super().__init__()
         self.settings, self.panel, self.audio, self._recorded, self._wrong = settings, panel, audio, recorded, wrong
         self.watch: Callable[[str, Any], None] = lambda kind, value: None
         self.state, self.since = State.FAULT, time.monotonic()
         self.alarm, self.heartbeat = Alarm(self, recorded), Heartbeat(self, (LOOP, PLAYBACK))
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._early: deque[Event | Control] = deque()
         self._overdue, self._told = False, ""
 
     async def run(self, seconds: float) -> None:
         """Returns after `seconds`, but never while a person is being called."""
-        self._events_in, self._events = anyio.create_memory_object_stream[Event | Callable[[], None]](1000)
-        self._loop, over = asyncio.get_running_loop(), time.monotonic() + seconds
+        self.begin()
+        over = time.monotonic() + seconds
         self.panel.show(light(self.state))
         notify("READY=1")
         try:
             async with anyio.create_task_group() as self._tasks:
-                for keep in (self.heartbeat.keep_sound, self.heartbeat.keep_beat, self._take_events):
+                for keep in (self.heartbeat.keep_sound, self.heartbeat.keep_beat, self.take_events):
                     self._tasks.start_soon(keep)
                 self.in_thread(Audit(self.settings.safety.folder).note, "safe mode")
                 self.alarm.start()
-                while self._early:
-                    self.post(self._early.popleft())
                 while self.state is State.ALERTING or time.monotonic() < over:
                     self._tell(over - time.monotonic())
                     if self.state is State.ALERTING and time.monotonic() - self.since > TIMEOUTS[self.state] and not self._overdue:
@@ -78,25 +74,9 @@ class Safe:
             notify("STOPPING=1")
             self.audio.close()
 
-    def post(self, event: Event | Control) -> None:
-        """Tell the loop of an event, from any thread."""
-        if self._loop is None:
-            self._early.append(event)
-        elif isinstance(event, Event):  # of the controls none is for here: nothing listens, and what is said is as loud as it gets
-            self._loop.call_soon_threadsafe(self._events_in.send_nowait, event)
-
-    def in_turn(self, work: Callable[[], None]) -> None:
-        self._events_in.send_nowait(work)
-
-    def in_thread(self, work: Callable[..., Any], *arguments: Any) -> None:
-        self._tasks.start_soon(anyio.to_thread.run_sync, work, *arguments)
-
-    def beside(self, work: Callable[..., Any], *arguments: Any) -> None:
-        self._tasks.start_soon(work, *arguments)
-
-    async def _take_events(self) -> None:
-        async for event in self._events:
-            self.take(event) if isinstance(event, Event) else event()
+    def handle(self, event: Event | Control) -> None:
+        if isinstance(event, Event):  # of the controls none is for here: nothing listens, and what is said is as loud as it gets
+            self.take(event)
 
     def take(self, event: Event) -> None:
         """Never waits, as the companion's."""

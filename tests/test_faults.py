@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,27 @@ def voice_process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     yield child
     child.kill()
     child.wait(10)
+
+
+async def test_a_frozen_voice_is_not_said_to_be_ready(
+    tmp_path: Path, voice_process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket stays open: until systemd's watchdog comes, only the voice itself can say that it is well again."""
+    monkeypatch.setitem(TIMEOUTS, State.THINKING, 1.0)
+    async with bedside(tmp_path, [SPEECH, SPEECH], socket=str(tmp_path / "v.sock")) as home:
+        voice_process.send_signal(signal.SIGSTOP)
+        await press(home)
+        await becomes(home, State.FAULT)
+        seen = len(home.seen)
+        monkeypatch.setitem(TIMEOUTS, State.FAULT, 0.5)
+        await until(lambda: home.companion.state is State.STARTING, "another try")
+        monkeypatch.setitem(TIMEOUTS, State.STARTING, 0.5)
+        await until(lambda: home.seen[seen:].count(State.FAULT) == 2, "a third")
+        assert State.READY not in home.seen[seen:]
+        voice_process.send_signal(signal.SIGCONT)
+        await becomes(home, State.READY)
+        await press(home)
+        await becomes(home, State.SPEAKING)
 
 
 async def test_a_crisis_calls_a_person_and_plays_the_recorded_message(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
