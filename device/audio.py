@@ -224,23 +224,6 @@ class WavCard:
             self._dry += due - len(sound)
 
 
-VOLUMES = (0.2, 0.35, 0.5, 0.75, 1.0)  # of what the voice gives, for audio.volume 1 to 5
-
-
-TURNED = 240  # samples at VOICE_RATE in which the volume changes within a sentence: 10 ms, so that it does not click
-
-
-def at_volume(pcm: np.ndarray, volume: int, before: int = 0) -> np.ndarray:
-    """int16 samples at one of the five volumes; at 5 the very same. `before`: what the sound that this goes on from had."""
-    if volume == len(VOLUMES) and before in (0, volume):
-        return pcm
-    gain = np.full(len(pcm), VOLUMES[volume - 1])
-    if before:
-        slope = np.linspace(VOLUMES[before - 1], VOLUMES[volume - 1], TURNED)[: len(pcm)]
-        gain[: len(slope)] = slope
-    return (pcm * gain).astype(np.int16)
-
-
 def samples_in(seconds: float, rate: int) -> int:
     """Whole samples in `seconds`; a clock's rounding error costs none."""
     return int(seconds * rate + 1e-3)

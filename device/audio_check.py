@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from device.audio import SoundLost, at_volume
+from device.audio import SoundLost
 from device.levels import NOTHING, Level, advice, level, tone
 from device.turn import MIC_RATE, VOICE_RATE
+from device.volume import at_volume
 
 if TYPE_CHECKING:
     from device.config import Settings

@@ -18,13 +18,14 @@ import anyio
 import numpy as np
 
 from device import logs, sounds, wavs
-from device.audio import VOLUMES, SoundLost, at_volume
+from device.audio import SoundLost
 from device.bench_report import check
 from device.bench_sound import CountingCard, Pulse, sound_server
 from device.config import FIRMWARE, ROOT, Settings
 from device.demo import home, simulated, until
 from device.levels import decibels
 from device.turn import MIC_RATE, VOICE_RATE
+from device.volume import VOLUMES, at_volume
 
 PARTS = ("pulls", "words", "own", "silence")
 LIMIT = 3.0  # s that the device may be deaf after the card is back, at p95

@@ -15,7 +15,6 @@ import anyio
 
 from device import edges
 from device.alarm import Alarm
-from device.audio import VOLUMES, at_volume
 from device.beat import notify
 from device.config import Settings
 from device.disclosure import Disclosure, clock
@@ -34,6 +33,7 @@ from device.states import TIMEOUTS, TRANSITIONS, Control, Event, State, light, s
 from device.status import status_of
 from device.turn import Affect, Turn
 from device.voice.link import Voice, VoiceLost
+from device.volume import Volume
 
 # A press that can't open a turn is answered by a recorded sentence.
 SENTENCES: dict[State, str] = {State.STARTING: "starting", State.FAULT: "cant_answer"}
@@ -63,8 +63,7 @@ class Companion(Loop):
         self.guide = Guide(self)
         self.alarm = Alarm(self, sounds)
         self.heartbeat = Heartbeat(self)
-        self.volume, self.muted, self.night = settings.audio.volume, False, False
-        self._said_at = self.volume
+        self.volume, self.muted, self.night = Volume(settings.audio.volume, settings.audio.night_volume), False, False
         self.state = State.STARTING
         self.since = time.monotonic()
         self.history: list[tuple[float, str]] = []  # (monotonic seconds, state) since the last press
@@ -185,15 +184,9 @@ class Companion(Loop):
         stand_in = self.remembering.fault or bool(self.about and self.about.get("stand_in"))
         self.panel.show(light(self.state, stand_in, self.muted), self.night)
 
-    @property
-    def loudest(self) -> int:
-        """The volume that can be chosen now. An alert asks for neither."""
-        return self.settings.audio.night_volume if self.night else len(VOLUMES)
-
     def say(self, pcm: Any) -> None:
         """Sound for the patient, at the volume that they chose, and at night no louder than the settings allow."""
-        before, self._said_at = self._said_at, min(self.volume, self.loudest)
-        self.audio.play(at_volume(pcm, self._said_at, before if self.audio.pending else 0))
+        self.audio.play(self.volume.of(pcm, self.night, goes_on=self.audio.pending > 0))
 
     def _play(self, name: str) -> None:
         self.audio.begin()
@@ -207,12 +200,10 @@ class Companion(Loop):
             if self.muted and self.state is State.LISTENING:
                 self.take(Event.TAP)  # what was begun is dropped
         else:
-            wanted = min(self.volume, self.loudest) + (1 if control is Control.LOUDER else -1)
-            if 1 <= wanted <= self.loudest:  # else the day's own volume stays for the day
-                self.volume = wanted
+            self.volume.turn(1 if control is Control.LOUDER else -1, self.night)
             if self.state is State.READY and self.audio.pending == 0:
                 self._play("listening")  # so loud it is now
-        log("control", control=control.value, volume=self.volume)
+        log("control", control=control.value, volume=self.volume.chosen)
         self.show()
 
     def _answer_muted(self, before: State) -> None:

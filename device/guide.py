@@ -125,7 +125,8 @@ def spoken(settings: Settings, aloud: bool, over: Callable[[], bool] = lambda: F
     A card that can't be used is told of once.
     """
     from device import sounds
-    from device.audio import SoundLost, at_volume, open_audio
+    from device.audio import SoundLost, open_audio
+    from device.volume import at_volume
 
     folder = FIRMWARE / "sounds"
     words, recorded = sounds.texts(folder), sounds.load(folder)

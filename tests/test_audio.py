@@ -13,11 +13,12 @@ import pytest
 from pulse import until
 
 from device import config
-from device.audio import VOLUMES, SoundLost, WavCard, at_volume, open_audio
+from device.audio import SoundLost, WavCard, open_audio
 from device.bench_sound import Pulse
 from device.limiter import CEILING, Limiter
 from device.soundcard import JITTER, ON_ITS_WAY, SoundCard, quiet
 from device.turn import MIC_RATE, VOICE_RATE
+from device.volume import VOLUMES, at_volume
 
 
 class HandClock:

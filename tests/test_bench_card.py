@@ -19,13 +19,13 @@ from home import REPLY, SOUNDS, becomes, bedside
 from pulse import until
 
 from device import config, heartbeat
-from device.audio import VOLUMES, at_volume
 from device.bench_sound import Pulse, sound_server
 from device.half_duplex import ECHO
 from device.heartbeat import GONE, STUCK, beyond_us
 from device.soundcard import SoundCard
 from device.states import State
 from device.turn import VOICE_RATE
+from device.volume import VOLUMES, at_volume
 
 MESSAGE = SOUNDS["starting"]
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from home import LONG, REPLY, SENTENCE, SOUNDS, SPEECH, acknowledge, becomes, bedside, ends_with, heard, press, until
 
-from device.audio import at_volume
 from device.states import LIGHTS, MUTED, State
 from device.voice.tone import ToneVoice
+from device.volume import at_volume
 
 pytestmark = pytest.mark.anyio
 SWITCH = {"mute_pin": "BOARD18", "mute_light_pin": "BOARD22"}
@@ -104,10 +104,10 @@ async def test_the_volume_turns_the_voice_but_never_an_alert(tmp_path: Path) -> 
     async with bedside(tmp_path, [SPEECH], panel={"louder_pin": "BOARD18", "quieter_pin": "BOARD22"}) as home:
         for _ in range(7):
             home.panel.press("quieter_pin")
-        await until(lambda: home.companion.volume == 1, "the softest")
+        await until(lambda: home.companion.volume.chosen == 1, "the softest")
         await until(lambda: home.card.pending == 0, "the sound that shows it")
         home.panel.press("louder_pin")
-        await until(lambda: home.companion.volume == 2 and home.card.pending == 0, "a step up")
+        await until(lambda: home.companion.volume.chosen == 2 and home.card.pending == 0, "a step up")
         cue = at_volume(SOUNDS["listening"], 2)
         assert np.array_equal(heard(home)[-len(cue) :], cue)
         await press(home)
@@ -131,13 +131,13 @@ async def test_by_the_clock_the_night_caps_the_voice_but_never_an_alert(tmp_path
         await until(lambda: home.companion.night, "the night")
         home.panel.press("louder_pin")
         await until(lambda: home.card.pending == 0 and len(heard(home)), "the sound that shows it")
-        assert home.companion.volume == 5
+        assert home.companion.volume.chosen == 5
         assert np.array_equal(heard(home), at_volume(SOUNDS["listening"], 3))
         home.panel.press("quieter_pin")
-        await until(lambda: home.companion.volume == 2, "softer than the cap")
+        await until(lambda: home.companion.volume.chosen == 2, "softer than the cap")
         home.panel.press("louder_pin")
         home.panel.press("louder_pin")
-        await until(lambda: home.companion.volume == 3 and home.card.pending == 0, "back to the cap")
+        await until(lambda: home.companion.volume.chosen == 3 and home.card.pending == 0, "back to the cap")
         await press(home)
         await becomes(home, State.SPEAKING)
         await becomes(home, State.READY)
