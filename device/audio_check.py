@@ -29,7 +29,7 @@ PATIENCE = 5.0  # s beyond what was asked for that a recording may take
 
 
 def devices(arguments: argparse.Namespace) -> int:
-    from device.soundcard import quiet
+    from device.cards import quiet
 
     settings = _settings(arguments)
     try:

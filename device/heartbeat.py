@@ -14,8 +14,8 @@ import anyio
 
 from device.audio import SoundLost, SoundSilent, SoundStuck
 from device.beat import Beat, notify
+from device.cards import unquiet
 from device.logs import log
-from device.soundcard import unquiet
 from device.states import TRANSITIONS, Event, State
 
 LOOK = 0.25  # seconds between two looks

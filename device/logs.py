@@ -30,7 +30,7 @@ def setup(level: str = "info") -> None:
 
 
 def _stream() -> TextIO:
-    """Standard error; where that is descriptor 2 a copy of it, for that one is sent away while a sound library probes (soundcard.quiet)."""
+    """Standard error; where that is descriptor 2 a copy of it, for that one is sent away while a sound library probes (cards.quiet)."""
     try:
         real = sys.stderr.fileno() == 2
     except (AttributeError, OSError, ValueError):  # none, or a test's own

@@ -9,13 +9,13 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from device.audio import SoundLost, SoundSilent
+from device.cards import find_card, quiet
 from device.config import Audio as AudioSettings
 from device.half_duplex import HalfDuplex
 from device.limiter import Limiter
@@ -215,7 +215,7 @@ class SoundCard:
             return frames / self._speaker_rate
 
     def _open_mic(self, pyaudio: Any) -> None:
-        index, self._mic_rate = self._find("input", self._settings.input)
+        index, self._mic_rate = find_card(self._pa, "input", self._settings.input)
         block = round(MIC_BLOCK * self._mic_rate)
         stream, channels = self._start(pyaudio, block, self._mic_rate, self._hear, input=True, input_device_index=index)
         self._mic_width = 2 * channels
@@ -227,7 +227,7 @@ class SoundCard:
         stream.start_stream()
 
     def _open_speaker(self, pyaudio: Any) -> None:
-        index, self._speaker_rate = self._find("output", self._settings.output)
+        index, self._speaker_rate = find_card(self._pa, "output", self._settings.output)
         block = round(SPEAKER_BLOCK * self._speaker_rate)
         stream, channels = self._start(pyaudio, block, self._speaker_rate, self._speak, output=True, output_device_index=index)
         self._speaker_width, self._limiter = 2 * channels, Limiter(self._speaker_rate)
@@ -248,22 +248,6 @@ class SoundCard:
                 self._streams.append(stream)
                 return stream, channels
         raise AssertionError("unreachable")
-
-    def _find(self, way: str, part: str) -> tuple[int, int]:
-        """(index, own rate) of the card for "input" or "output" whose name has `part` in it."""
-        key = "maxInputChannels" if way == "input" else "maxOutputChannels"
-        every = [self._pa.get_device_info_by_index(i) for i in range(self._pa.get_device_count())]
-        cards = [card for card in every if card[key] > 0]
-        names = ", ".join(f"'{card['name']}'" for card in cards)
-        if not cards:
-            raise SoundLost(f"There is no sound card for {way}: plug one in.")
-        if part:
-            cards = [card for card in cards if part.lower() in str(card["name"]).lower()]
-        else:
-            cards = [getattr(self._pa, f"get_default_{way}_device_info")()]
-        if not cards:
-            raise SoundLost(f"audio.{way} = '{part}' fits no sound card: there is {names}; name a part of one, or none for the default.")
-        return int(cards[0]["index"]), int(cards[0]["defaultSampleRate"])
 
     def _hear(self, raw: bytes, frames: int, when: Any, status: int) -> tuple[None, int]:
         now = time.monotonic()
@@ -314,27 +298,3 @@ def _resampler(source: int, target: int, kind: str = "int16") -> Any:
     if source == target:
         return None
     return soxr.ResampleStream(source, target, 1, dtype=kind)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """File descriptor 2 into /dev/null: ALSA and JACK write dozens of lines while they probe."""
-    kept = os.dup(2)
-    _kept.append(kept)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        _kept.remove(kept)
-        os.close(kept)
-
-
-_kept: list[int] = []  # what descriptor 2 was, for each quiet() that runs
-
-
-def unquiet() -> None:
-    """Descriptor 2 as it was, though a library hangs inside quiet(): why the process ends must be read by somebody."""
-    if _kept:
-        os.dup2(_kept[0], 2)

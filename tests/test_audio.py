@@ -15,8 +15,9 @@ from pulse import until
 from device import config
 from device.audio import SoundLost, WavCard, open_audio
 from device.bench_sound import Pulse
+from device.cards import quiet
 from device.limiter import CEILING, Limiter
-from device.soundcard import JITTER, ON_ITS_WAY, SoundCard, quiet
+from device.soundcard import JITTER, ON_ITS_WAY, SoundCard
 from device.turn import MIC_RATE, VOICE_RATE
 from device.volume import VOLUMES, at_volume
 
@@ -378,7 +379,7 @@ def test_quiet_silences_libraries_and_gives_the_descriptor_back(
 
 def test_what_is_logged_while_a_card_is_looked_for_is_not_lost() -> None:
     program = (
-        "import os; from device import logs; from device.soundcard import quiet; logs.setup()\n"
+        "import os; from device import logs; from device.cards import quiet; logs.setup()\n"
         "with quiet():\n    logs.log('state', now='fault'); os.write(2, b'ALSA lib')\nlogs.log('after')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
