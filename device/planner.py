@@ -100,7 +100,10 @@ def to_sum_up(said: Sequence[Sequence[str]]) -> list[dict[str, str]]:
 
 
 def aloud(pieces: Iterable[str]) -> Iterator[str]:
-    """Streamed text without what a reasoning model thinks, however it is cut: from <think> to </think>, or to the end."""
+    """Streamed text without what a reasoning model thinks, however it is cut: from <think> to </think>, or to the end.
+
+    Of each piece something comes, be it nothing: who waits may look at the clock.
+    """
     text, thinking = "", False
     for piece in pieces:
         text += piece
@@ -110,8 +113,7 @@ def aloud(pieces: Iterable[str]) -> Iterator[str]:
             text, thinking = text[at + len(mark) :], not thinking
         kept = next(n for n in range(len(mark), -1, -1) if text.endswith(mark[:n]))  # it may be the mark's beginning
         cut = len(text) - kept
-        if not thinking and cut:
-            yield text[:cut]
+        yield "" if thinking else text[:cut]
         text = text[cut:]
     if text and not thinking:
         yield text
@@ -120,7 +122,7 @@ def aloud(pieces: Iterable[str]) -> Iterator[str]:
 def clauses(pieces: Iterable[str]) -> Iterator[str]:
     """Streamed text cut into speakable clauses, each as soon as it is complete."""
     text = ""
-    for piece in aloud(pieces):
+    for piece in pieces:
         text += piece
         while True:
             clause, text = _first_clause(text)

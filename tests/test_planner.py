@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device.planner import begun, clauses, messages, part_heard, steady
+from device.planner import aloud, begun, clauses, messages, part_heard, steady
 
 TEXT = st.text(alphabet="ab .,;:!?…—–\"')\n", max_size=80)
 
@@ -143,6 +143,7 @@ THOUGHT = "Well. <think>The patient is sad. I should\n say so. Maybe ask?</think
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13, 200])
 def test_what_a_model_thinks_is_never_a_clause_however_it_comes(size: int) -> None:
     pieces = [THOUGHT[at : at + size] for at in range(0, len(THOUGHT), size)]
-    assert list(clauses(pieces)) == ["Well.", "That sounds hard.", "What helped < before?"]
-    assert list(clauses([*pieces, " <think>And. So on."])) == ["Well.", "That sounds hard.", "What helped < before?"]
-    assert list(clauses(["A <th", "ing."])) == ["A <thing."]
+    assert list(clauses(aloud(pieces))) == ["Well.", "That sounds hard.", "What helped < before?"]
+    assert list(clauses(aloud([*pieces, " <think>And. So on."]))) == ["Well.", "That sounds hard.", "What helped < before?"]
+    assert len(list(aloud(pieces))) >= len(pieces)  # it can be interrupted while it thinks
+    assert "".join(aloud(["A <th", "ing."])) == "A <thing."

@@ -129,7 +129,7 @@ def test_the_persona_is_read_strictly(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory):
     """The tiny random chat model, loaded as any other."""
-    from device.voice.words import Chat
+    from device.voice.chat_model import Chat
 
     told: list[str] = []
     folder = build(tmp_path_factory.mktemp("chat"))
@@ -156,7 +156,7 @@ def test_a_quantised_chat_model_writes_and_predicts_what_the_whole_one_does(chat
     import torch
     from torchao.quantization import Int8Tensor
 
-    from device.voice.words import Chat
+    from device.voice.chat_model import Chat
 
     load = lambda precision: Chat(chat.model.name_or_path, device="cpu", persona=chat.persona, status=print, precision=precision)  # noqa: E731
     small = load("int8")
@@ -191,7 +191,7 @@ def test_closing_the_stream_stops_the_model(chat) -> None:
 
 def test_a_reply_ends_at_the_word_limit() -> None:
     """Later sentences come whole or not at all; one endless sentence is cut at the limit."""
-    from device.voice.words import measured
+    from device.voice.chat_model import measured
 
     two = list("It sounds hard. What is it like for you tonight? And one more thing")
     assert "".join(measured(two, 12)).strip() == "It sounds hard. What is it like for you tonight?"
@@ -203,7 +203,8 @@ def test_a_reply_ends_at_the_word_limit() -> None:
 def test_a_missing_model_is_one_sentence(tmp_path: Path) -> None:
     """Both kinds of model name themselves and the way out."""
     pytest.importorskip("transformers")
-    from device.voice.words import Chat, Meaning
+    from device.voice.chat_model import Chat
+    from device.voice.words import Meaning
 
     with pytest.raises(WordsFault, match="sentence model could not be loaded"):
         Meaning(tmp_path / "none")

@@ -27,19 +27,19 @@ class Writer:
     """The pen: a chat model where one is set, and the reviewed bank always."""
 
     def __init__(self, settings: Settings, folder: Path, device: str, status: Callable[[str], None]) -> None:
-        from device.voice import words
+        from device.voice import chat_model, words
 
         status("loading the reply bank")
         self._bank = words.Bank(FIRMWARE / "replies.toml", models.path("minilm", folder), threads=settings.voice.threads)
         self._aloud = {reply.says: spoken(reply.says) for reply in self._bank.replies}  # here, not while a patient waits
         self._persona = words.load_persona(FIRMWARE / "persona.toml")
         self._settings = settings.words
-        self._chat: words.Chat | None = None
+        self._chat: chat_model.Chat | None = None
         self.stand_in = ""  # why the bank writes although a chat model was asked for
         if settings.words.model != "bank":
             status(f"loading the chat model {settings.words.model}")
             try:
-                self._chat = words.Chat(
+                self._chat = chat_model.Chat(
                     settings.words.model, device=device, persona=self._persona, status=status, precision=settings.words.precision
                 )
             except words.WordsFault as error:

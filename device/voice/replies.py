@@ -24,6 +24,11 @@ class WordsFault(RuntimeError):
     """The words cannot be loaded. The message is one sentence: the thing, its value, the way out."""
 
 
+def short(error: Exception) -> str:
+    """The first words of a library's error, for a sentence of ours."""
+    return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+
+
 @dataclass(frozen=True)
 class Reply:
     """One entry of the bank: what it answers (`hears`) and what is spoken (`says`)."""
