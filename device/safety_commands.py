@@ -55,6 +55,8 @@ def _status(arguments: argparse.Namespace) -> int:
     print(told["state"].upper())
     if call := told["call"]:
         print(f"calling a person: {call['kind']}, since {call['at']}")
+    if refused := told.get("refused"):
+        print("not said since the start: " + ", ".join(f"{rule} {count}" for rule, count in sorted(refused.items())))
     return 0 if arguments.wait is None or told["state"] in well else 1
 
 

@@ -149,6 +149,8 @@ async def test_a_technician_asks_what_it_does(tmp_path: Path, capsys: pytest.Cap
     assert (code, "no companion answers" in said[0]) == (1, True)
     async with bedside(tmp_path, [SPEECH]) as home:
         assert await status() == (0, ["READY"])
+        home.companion.alarm.refused("dose")
+        assert await status() == (0, ["READY", "not said since the start: dose 1"])
         home.panel.press_call()
         await becomes(home, State.ALERTING)
         code, said = await status("--wait", "0.2")

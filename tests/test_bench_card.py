@@ -133,7 +133,7 @@ def test_a_card_that_is_pulled_under_the_running_companion_is_heard_again(tmp_pa
     command = [sys.executable, "-m", "device", "bench", "sound", "--parts", "pulls", "--pulls", "1", "--json", tmp_path / "out.json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     found = json.loads((tmp_path / "out.json").read_text())["pulls"]
-    assert (found["heard"], found["exits"], len(found["deaf_s"])) == (1, 0, 1), done.stderr
+    assert (found["heard"], len(found["deaf_s"])) == (1, 1), done.stderr
     assert "card pulled 1 times: deaf p50" in done.stdout
 
 

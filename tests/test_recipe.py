@@ -14,6 +14,7 @@ from test_codec_training import TINY
 
 from device.training import codec, corpus, decoder, encoded, kept_codec, recipe, small
 from device.training.recipe import Recipe, stages
+from device.voice.plain import VoiceFault
 
 NOWHERE = Path("/nowhere")  # no codec comes with the project, unless a test says so
 
@@ -116,6 +117,8 @@ def test_codebooks_can_come_alone(tmp_path: Path) -> None:
     made = codec.Codec(1)
     made.begin_codebooks(torch.randn(1, TINY["hidden_size"], 300))
     folder = kept_codec.write(tmp_path / "mimi-tiny", made.mimi, made.ear, ())
+    with pytest.raises(VoiceFault, match="no decoder and no encoder"):
+        kept_codec.ready(folder)
     mimi, ear = kept_codec.read(folder)
     latent = torch.randn(1, TINY["hidden_size"], 20)
     assert (mimi.quantizer.encode(latent) == made.mimi.eval().quantizer.encode(latent)).float().mean() > 0.95

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from device.config import FIRMWARE
@@ -20,6 +21,7 @@ from device.training.codec import CONFIG, Ear, even_out
 from device.training.export import kyutai_tensors
 from device.turn import FRAME
 from device.voice.mimi import Mimi, from_kyutai, kyutai_names, network
+from device.voice.plain import VoiceFault
 
 FOLDER = FIRMWARE / "mimi-small"
 HALVES = {"encoder": ("encoder", "encoder_transformer", "downsample"), "decoder": ("decoder", "decoder_transformer", "upsample")}
@@ -64,7 +66,11 @@ def read(folder: Path) -> tuple[Any, Ear]:
 
 
 def ready(folder: Path) -> Mimi:
-    """The device's own Mimi out of it. Raises VoiceFault."""
+    """The device's own Mimi out of it. Raises VoiceFault, also where it has codebooks alone."""
+    with safe_open(folder / MIMI, "pt") as stored:
+        parts = {name.partition(".")[0] for name in stored.keys()}  # noqa: SIM118
+    if missing := sorted(half for half in HALVES if half not in parts):
+        raise VoiceFault(f"{folder} has no {' and no '.join(missing)}: scripts/train-voice has yet to teach it, stage {missing[0]!r}.")
     return from_kyutai(folder / MIMI, "cpu", CONFIG["num_quantizers"], config=CONFIG)
 
 

@@ -1,6 +1,6 @@
-"""A technician provisions a unit over SSH, and then one with a release that does not start. A scenario of the container's bench.
+"""A technician provisions a unit over SSH; then with settings that lack a number, and with a release that does not start.
 
-The unit is the container: its sshd, its systemd, its own disk. The packages of the new `.venv` come from where pip finds them.
+A scenario of the container's bench. The unit is the container: its sshd, its systemd, its own disk. The packages of the new `.venv` come from where pip finds them.
 """
 
 from __future__ import annotations
@@ -63,6 +63,12 @@ def _both(home: Container, keys: Path, works: Callable[[Container], object]) -> 
     assert not home.run("ls", f"{first}/.unproven", check=False).stdout
     works(home)
 
+    settings.write_text(CONFIG.replace('emergency_number = "112"', 'emergency_number = ""'))
+    code, said = put()
+    assert (code, "safety.emergency_number" in said, runs()) == (1, True, first), said
+    works(home)
+
+    settings.write_text(CONFIG)
     daemon = checkout / "device/daemon.py"
     begin = "async def run(self) -> None:"
     daemon.write_text(daemon.read_text().replace(begin, f"{begin}\n        raise OSError('broken')"))
@@ -72,4 +78,5 @@ def _both(home: Container, keys: Path, works: Callable[[Container], object]) -> 
     until(lambda: runs() == first, "the release before", 30)
     works(home)
     shutil.rmtree(keys)
-    return "a turn on the new release; one that does not start gave way to the one before, and a turn again"
+    return ("a turn on the new release; settings without a number were refused, and what ran went on; a release that does not start gave way "
+            "to the one before, and a turn again")  # fmt: skip
