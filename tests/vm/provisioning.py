@@ -1,6 +1,7 @@
 """A technician provisions a unit over SSH; then with settings that lack a number, and with a release that does not start.
 
-A scenario of the container's bench. The unit is the container: its sshd, its systemd, its own disk. The packages of the new `.venv` come from where pip finds them.
+A scenario of the container's bench. The unit is the container: its sshd, its systemd, its own disk. The packages of the new `.venv`
+come from where pip finds them.
 """
 
 from __future__ import annotations
@@ -78,5 +79,7 @@ def _both(home: Container, keys: Path, works: Callable[[Container], object]) -> 
     until(lambda: runs() == first, "the release before", 30)
     works(home)
     shutil.rmtree(keys)
-    return ("a turn on the new release; settings without a number were refused, and what ran went on; a release that does not start gave way "
-            "to the one before, and a turn again")  # fmt: skip
+    return (
+        "a turn on the new release; settings without a number were refused, and what ran went on; a release that does not start "
+        "gave way to the one before, and a turn again"
+    )
