@@ -12,7 +12,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from vm.nspawn import CONFIG, ROOT, Container, until
+from vm.bench_files import CONFIG
+from vm.nspawn import ROOT, Container, until
 
 PORT = 2222
 PATIENCE = 150  # s that a new release has to get READY: the models of the bench are small
