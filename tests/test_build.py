@@ -205,7 +205,7 @@ def test_a_folder_used_again_keeps_nothing_of_what_was_in_it(source: Path, tmp_p
 def test_progress_rises_to_all_of_it(small: Path) -> None:
     told: list[str] = []
     build(str(small), "int8", "cpu", told.append)
-    shares = [int(text.removeprefix(f"loading CSM from {small} as int8: ").removesuffix(" %")) for text in told]
+    shares = [int(text.removeprefix(f"loading CSM from {small} as int8, ").removesuffix(" %")) for text in told]
     assert len(shares) >= 5
     assert shares == sorted(set(shares))
     assert shares[-1] == 100
