@@ -135,6 +135,7 @@ class Companion(Loop):
         elif after is State.LISTENING:
             self._silence_turn()
             self._begin_turn()
+            self.beside(edges.cue, self)
         elif after is State.ALERTING:
             self._sound_alarm(before, event)
         elif after is State.QUIET:
@@ -181,6 +182,8 @@ class Companion(Loop):
             notify(f"STATUS={now}")
 
     def show(self) -> None:
+        if self.state is State.LISTENING and not edges.hears(self):
+            return  # it is blue once that is true (edges.cue)
         stand_in = self.remembering.fault or bool(self.about and self.about.get("stand_in"))
         self.panel.show(light(self.state, stand_in, self.muted), self.night)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from device.daemon import Companion
 
 LOOK = 0.25  # seconds between two looks
+SOON = 0.01  # the same, for what a person waits for
 
 
 async def keep_voice(home: Companion) -> None:
@@ -85,6 +86,19 @@ async def keep_night(home: Companion) -> None:
             log("night", on=home.night)
             home.show()
         await anyio.sleep(1.0)
+
+
+def hears(home: Companion) -> bool:
+    """Whether a sample was captured since the present state began."""
+    return bool(home.audio.flow()[0] >= home.since)
+
+
+async def cue(home: Companion) -> None:
+    """The light says that it listens once a sample has come since the press, not before."""
+    while home.state is State.LISTENING and not hears(home):
+        await anyio.sleep(SOON)
+    if home.state is State.LISTENING:
+        home.show()
 
 
 async def keep_time(home: Companion) -> None:

@@ -20,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# name: when it is played. `listening` is a cue of two notes, the others are spoken.
+# name: when it is played. `listening` is two notes, the others are spoken.
 NAMES: dict[str, str] = {
     "starting": "the button is pressed while the voice is loading",
     "again": "nothing was understood, or too little of it",
@@ -59,7 +59,7 @@ NAMES: dict[str, str] = {
     "ground_begin": "the patient said yes: the grounding exercise begins",
     "ground_hear": "in it, between look_around and held_up",
     "exercise_done": "an exercise is over",
-    "listening": "not yet: to come with the work on sound, once the microphone is live",
+    "listening": "the volume was turned: so loud it is now",
 }
 SPOKEN = tuple(name for name in NAMES if name != "listening")
 SUMS = "SHA256SUMS"

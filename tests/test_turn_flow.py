@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from home import LONG, REPLY, SENTENCE, SILENCE, SOUNDS, SPEECH, AskedPen, becomes, bedside, ends_with, heard, lines, press, until
 from peers import LevelEars
 
+from device import edges
+from device.audio import WavCard
 from device.control import ask
 from device.exchange import Exchange
 from device.planner import clauses
@@ -370,6 +373,31 @@ async def test_a_voice_that_stands_in_is_said_by_the_light(tmp_path: Path, caplo
         await until(lambda: home.panel.lit() == STAND_IN.rgb, "the lit half")
         assert home.companion.state is State.READY
     assert lines(caplog, "stand_in") == ['stand_in voice=tone reason="no CUDA"']
+
+
+class Stalled(WavCard):
+    """Its microphone gives nothing for as long as it says."""
+
+    came: float | None = None
+
+    def flow(self) -> tuple[float, float]:
+        return (super().flow()[0] if self.came is None else self.came, super().flow()[1])
+
+
+async def test_the_light_says_that_it_listens_once_a_sample_has_come(tmp_path: Path) -> None:
+    card = Stalled([SPEECH], tail=0.3, preroll=0.5)
+    async with bedside(tmp_path, [], card=card) as home:
+        card.came = time.monotonic()
+        home.panel.press_talk()
+        await until(lambda: home.companion.state is State.LISTENING, "the press")
+        await anyio.sleep(5 * edges.SOON)
+        home.companion.show()  # nor does anything else that shows it again
+        assert home.panel.lit() == LIGHTS[State.READY].rgb
+        card.came = None
+        await until(lambda: home.panel.lit() == LIGHTS[State.LISTENING].rgb, "the light of listening")
+        card.came = 0.0
+        home.panel.release_talk()
+        await becomes(home, State.THINKING)
 
 
 async def test_a_session_of_a_thousand_turns_is_still_answered(tmp_path: Path) -> None:
