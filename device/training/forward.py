@@ -5,6 +5,7 @@ Beside `Csm.listen` and `Csm.force`, which tests compare it with. It knows no op
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -14,17 +15,25 @@ from torch.utils.checkpoint import checkpoint
 
 from device.voice.csm import Angles, Block, Csm, Stack, frequencies, rotate
 
+Layer = Callable[[Block, Tensor, Angles], Tensor]
 
-def through(stack: Stack, x: Tensor, remember: bool = True, watch: Callable[[int, Tensor], None] | None = None) -> Tensor:
+# Rows up to which attention is written out on a CPU: the gradients of torch's own take a fifth of CSM-small's training step there, these
+# nearly nothing. But they keep every share, rows x rows.
+EXPLICIT = 1024
+
+
+def through(
+    stack: Stack, x: Tensor, remember: bool = True, fused: bool = False, watch: Callable[[int, Tensor], None] | None = None
+) -> Tensor:
     """x (batch, rows, width) through all layers and the last norm. Not `remember`: layers are run again for their gradients.
 
-    `watch` is shown each layer's number and what goes into it.
+    `fused`: by torch.compile, which the first steps wait a minute for. `watch` is shown each layer's number and what goes into it.
     """
-    angles = _angles(stack, x)
+    angles, run = _angles(stack, x), _fused() if fused else _layer
     for number, layer in enumerate(stack.layers):
         if watch:
             watch(number, x)
-        x = _layer(layer, x, angles) if remember else checkpoint(_layer, layer, x, angles, use_reentrant=False)
+        x = run(layer, x, angles) if remember else checkpoint(run, layer, x, angles, use_reentrant=False)
     return stack.norm(x)
 
 
@@ -39,17 +48,33 @@ def _angles(stack: Stack, x: Tensor) -> Angles:
 def _layer(layer: Block, x: Tensor, angles: Angles) -> Tensor:
     s = layer.shape
     qkv = layer.qkv(layer.attention_norm(x)).unflatten(-1, (s.heads + 2 * s.kv_heads, s.head))
-    turned = rotate(qkv[..., : s.heads + s.kv_heads, :], angles)
+    turned = rotate(qkv[..., : s.heads + s.kv_heads, :], angles).to(qkv.dtype)  # autocast's: turning made it float32
     query, keys = turned[..., : s.heads, :].transpose(1, 2), turned[..., s.heads :, :].transpose(1, 2)
     values = qkv[..., s.heads + s.kv_heads :, :].transpose(1, 2)
-    shared = s.heads // s.kv_heads
-    if shared > 1:
-        keys, values = keys.repeat_interleave(shared, 1), values.repeat_interleave(shared, 1)
-    kind = values.dtype  # autocast's: turning made the others float32
-    heard = F.scaled_dot_product_attention(query.to(kind), keys.to(kind), values, is_causal=True)
-    x = x + layer.out(heard.transpose(1, 2).flatten(2))
+    x = x + layer.out(_attention(query, keys, values).transpose(1, 2).flatten(2))
     gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, -1)
     return x + layer.down(F.silu(gate) * up)
+
+
+@functools.cache
+def _fused() -> Layer:
+    return torch.compile(_layer, dynamic=True)
+
+
+def _attention(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """(batch, heads, rows, head) of a query of that size; keys, values (batch, kv_heads, rows, head): each row sees itself and before."""
+    batch, heads, rows, head = query.shape
+    shared = heads // keys.shape[1]
+    if query.is_cuda or rows > EXPLICIT:
+        if shared > 1:
+            keys, values = keys.repeat_interleave(shared, 1), values.repeat_interleave(shared, 1)
+        return F.scaled_dot_product_attention(query, keys, values, is_causal=True)
+    # Heads that share a key are stacked.
+    asked = query.reshape(-1, shared * rows, head)
+    seen = torch.bmm(asked, keys.reshape(-1, rows, head).transpose(1, 2)).view(-1, shared, rows, rows) * head**-0.5
+    later = torch.ones(rows, rows, dtype=torch.bool, device=query.device).triu(1)
+    share = seen.float().masked_fill(later, -torch.inf).softmax(-1).to(values.dtype)
+    return torch.bmm(share.view(-1, shared * rows, rows), values.reshape(-1, rows, head)).view(batch, heads, rows, head)
 
 
 def gaze(stack: Stack, layer: Block, x: Tensor) -> Tensor:
@@ -70,10 +95,10 @@ def rows(csm: Csm, ids: Tensor, codes: Tensor) -> Tensor:
     return torch.where(spoken[..., None], sound.to(text.dtype), text)
 
 
-def frame_logits(csm: Csm, hidden: Tensor, codes: Tensor, remember: bool = True) -> Tensor:
+def frame_logits(csm: Csm, hidden: Tensor, codes: Tensor, remember: bool = True, fused: bool = False) -> Tensor:
     """(frames, codebooks - 1, ids): of codebooks 1 on, for hidden (frames, width) and the true codes (frames, codebooks)."""
     before = csm.depth_embedding((codes + _offsets(csm, codes))[:, :-1]).to(hidden.dtype)
-    x = through(csm.depth, csm.projection(torch.cat([hidden[:, None], before], 1)), remember)
+    x = through(csm.depth, csm.projection(torch.cat([hidden[:, None], before], 1)), remember, fused)
     return torch.stack([csm.heads[book](x[:, book]) for book in range(1, csm.shape.codebooks)], 1)
 
 

@@ -36,11 +36,22 @@ class Lesson(nn.Module):
     """
 
     def __init__(
-        self, csm: Csm, share: float = 1 / 16, noise: float = 0.0, remember: bool = True, show: float = 0.0, fall: float | None = None
+        self,
+        csm: Csm,
+        share: float = 1 / 16,
+        noise: float = 0.0,
+        remember: bool = True,
+        show: float = 0.0,
+        fall: float | None = None,
+        fused: bool = False,
     ) -> None:
-        """`fall`: each codebook counts so much of the one before it, codebook 1 as much as 0; None: all but 0 together as much as 0."""
+        """`fall`: each codebook counts so much of the one before it, codebook 1 as much as 0; None: all but 0 together as much as 0.
+
+        `fused`: the layers by torch.compile.
+        """
         super().__init__()
         self.csm, self.share, self.noise, self.remember, self.show, self.fall = csm, share, noise, remember, show, fall
+        self.fused = fused
 
     def forward(self, batch: Batch) -> Losses:
         codes = self._disturbed(batch.codes) if self.training and self.noise else batch.codes
@@ -52,11 +63,11 @@ class Lesson(nn.Module):
                 backbone = self.csm.backbone
                 shown.append(-(gaze(backbone, backbone.layers[number], x) * wanted).sum() / wanted.sum().clamp(min=1))
 
-        hidden = through(self.csm.backbone, rows(self.csm, batch.ids, codes), self.remember, watch)[batch.learn]
+        hidden = through(self.csm.backbone, rows(self.csm, batch.ids, codes), self.remember, self.fused, watch)[batch.learn]
         after = batch.after[batch.learn]
         first = F.cross_entropy(self.csm.heads[0](hidden).float(), after[:, 0])
         chosen = ~after.any(1) | (torch.rand(len(after), device=after.device) < self.share)
-        logits = frame_logits(self.csm, hidden[chosen], after[chosen], self.remember).float()
+        logits = frame_logits(self.csm, hidden[chosen], after[chosen], self.remember, self.fused).float()
         rest = F.cross_entropy(logits.transpose(1, 2), after[chosen][:, 1:], reduction="none")
         return Losses(first, rest.mean(0), torch.stack(shown).mean() if shown else first.new_zeros(()))
 

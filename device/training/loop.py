@@ -42,6 +42,7 @@ class Plan:
     save_every: int = 250
     minutes: float = math.inf  # then save and stop, to go on later
     seed: int = 0
+    muon: bool = False  # the layers' matrices by Muon (Jordan et al. 2024; torch.optim.Muon): for a model that begins from nothing
 
     def rate_at(self, step: int) -> float:
         """Up in a line, then down in half a cosine."""
@@ -60,13 +61,7 @@ class Loop:
         self.accelerator = accelerator or Accelerator(gradient_accumulation_steps=plan.accumulate)
         if self.accelerator.gradient_accumulation_steps != plan.accumulate:
             raise ValueError(f"the plan accumulates {plan.accumulate} batches, its accelerator another number")
-        learning = [p for p in lesson.parameters() if p.requires_grad]
-        groups = [  # norms and single numbers are not pulled towards nothing
-            {"params": [p for p in learning if p.dim() > 1], "weight_decay": plan.decay},
-            {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        best = torch.optim.AdamW([group for group in groups if group["params"]], plan.rate, betas=(0.9, 0.95), fused=True)
-        self.lesson, self.best = self.accelerator.prepare(lesson, best)
+        self.lesson, *self.best = self.accelerator.prepare(lesson, *_optimisers(lesson, plan))
         out.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -81,14 +76,15 @@ class Loop:
             return False
         state = torch.load(file, map_location="cpu", weights_only=True)
         restore(self.bare, state["weights"])
-        self.best.load_state_dict(state["best"])
+        for best, stored in zip(self.best, state["best"], strict=True):
+            best.load_state_dict(stored)
         self.step, self.least = state["step"], state.get("least", math.inf)
         return True
 
     def save(self) -> None:
         """Only what learns, whole or not at all."""
         told = {"step": self.step, "least": self.least, "plan": asdict(self.plan)}
-        self._write_state(STATE, {"weights": learning(self.bare), "best": self.best.state_dict(), **told})
+        self._write_state(STATE, {"weights": learning(self.bare), "best": [best.state_dict() for best in self.best], **told})
 
     def _write_state(self, name: str, state: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
@@ -123,7 +119,7 @@ class Loop:
 
     def _learn(self, batches: list[Batch]) -> tuple[Tensor, float]:
         """One step of the optimiser. (codebooks + 1,) losses, the last of them where it looks, and the gradient's norm."""
-        for group in self.best.param_groups:
+        for group in (group for best in self.best for group in best.param_groups):
             group["lr"] = self.plan.rate_at(self.step)
         self.lesson.train()
         total, norm = torch.zeros(0), 0.0
@@ -137,8 +133,9 @@ class Loop:
                         raise FloatingPointError(
                             f"the gradient is no number any more at step {self.step + 1}: lower the rate, and go on from the last {STATE}"
                         )
-                self.best.step()
-                self.best.zero_grad(set_to_none=True)
+                for best in self.best:
+                    best.step()
+                    best.zero_grad(set_to_none=True)
             losses = torch.cat([found.first[None], found.rest, found.looks[None]]).detach().float().cpu()
             total = losses if not len(total) else total + losses
         return total / len(batches), norm
@@ -172,6 +169,23 @@ class Loop:
             with (self.out / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             print(line, flush=True)
+
+
+def _optimisers(lesson: Lesson, plan: Plan) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon where the plan says so: of the matrices between two layers, as its authors advise, with AdamW's rates."""
+    named = [(name, p) for name, p in lesson.named_parameters() if p.requires_grad]
+    between = [p for name, p in named if plan.muon and ".layers." in name and p.dim() == 2]
+    others = [p for _, p in named if not any(p is one for one in between)]
+    groups = [  # norms and single numbers are not pulled towards nothing
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": plan.decay},
+        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    out: list[torch.optim.Optimizer] = []
+    if groups := [group for group in groups if group["params"]]:
+        out.append(torch.optim.AdamW(groups, plan.rate, betas=(0.9, 0.95), fused=True))
+    if between:
+        out.append(torch.optim.Muon(between, plan.rate, weight_decay=plan.decay, adjust_lr_fn="match_rms_adamw"))
+    return out
 
 
 def learning(lesson: Lesson) -> dict[str, Tensor]:

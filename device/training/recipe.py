@@ -35,8 +35,8 @@ CODEC_STEPS, CSM_STEPS, ENCODER_STEPS, DECODER_STEPS, CRITICS_FROM = 2500, 8000,
 LESSONS = (
     (0.0, 100, 22, 0.15), (0.12, 180, 12, 0.12), (0.4, 300, 7, 0.1), (0.7, 512, 4, 0.08), (0.92, 1024, 2, 0.05),
 )  # fmt: skip
-CSM = Plan(CSM_STEPS, rate=1.2e-3, rise=150, log_every=25, check_every=500, save_every=250, seed=SEED)
-SHARE = 1 / 2  # of the frames teach the depth decoder: a small one costs little
+CSM = Plan(CSM_STEPS, rate=2e-3, rise=150, log_every=25, check_every=500, save_every=250, seed=SEED, muon=True)
+SHARE = 1 / 4  # of the frames teach the depth decoder: a small one costs little
 # Without codebook 1 no word is understood, with the true 0 and 1 half of them are, with 0 to 3 nine in ten: so they count in this order.
 FALL = 0.7
 SHOW = 0.3  # weight of showing the model where to look
@@ -96,7 +96,8 @@ class Recipe:
         model, _ = small.begin(Tokens(self.work / "codes").count, SEED)
         half = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         accelerator = Accelerator(mixed_precision="bf16" if half else "no")
-        loop = Loop(Lesson(model, SHARE, show=SHOW, fall=FALL), replace(CSM, minutes=self.minutes), self.work / "csm", accelerator)
+        lesson = Lesson(model, SHARE, show=SHOW, fall=FALL, fused=True)
+        loop = Loop(lesson, replace(CSM, minutes=self.minutes), self.work / "csm", accelerator)
         loop.resume()
         mixers = [Mixer(device, patient, positions, SEED + loop.step) for _, positions, _, _ in LESSONS]
         kept = _portions(held_out)
