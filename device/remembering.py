@@ -183,10 +183,11 @@ class Remembering:
         """While nobody talks: write what waits, see what others erased, sum up what is over, erase what is too old."""
         while True:
             await anyio.sleep(LOOK)
-            if self._home.state is not State.READY:
-                continue
             try:
-                await self._look()
+                if self._home.state is State.READY:
+                    await self._look()
+                elif self._home.state in (State.ALERTING, State.FAULT) and self._waiting:  # either may last for hours
+                    await self._write()
             except MemoryFault as error:
                 self._failed(error)
 

@@ -12,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from test_codec_training import TINY
 
-from device.training import codec, corpus, decoder, encoded, kept_codec, recipe, small
+from device.training import codec, corpus, decoder, encoded, forward, kept_codec, recipe, small
 from device.training.recipe import Recipe, stages
 from device.voice.plain import VoiceFault
 
@@ -35,7 +35,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(recipe, "ENCODER_STEPS", 4)
     monkeypatch.setattr(recipe, "DECODER_STEPS", 4)
     monkeypatch.setattr(recipe, "CRITICS_FROM", 2)
-    monkeypatch.setattr(recipe, "CSM", recipe.Plan(4, log_every=1, check_every=2, save_every=2, rise=1))
+    monkeypatch.setattr(recipe, "CSM", recipe.Plan(4, log_every=1, check_every=2, save_every=2, rise=1, muon=True))
+    monkeypatch.setattr(forward, "_fused", lambda: forward._layer)  # without a C++ compiler's minute
     monkeypatch.setattr(recipe, "LESSONS", ((0.0, 160, 1, 0.5), (0.5, 320, 1, 0.1)))
     monkeypatch.setattr(encoded, "ProcessPoolExecutor", _Here)  # the patches above are this process's
     AcceleratorState._reset_state(True)  # one a process, and other tests train in another precision

@@ -18,7 +18,7 @@ from peers import LevelEars
 
 from device import remembering
 from device.memory import BREAK, Memory, Segment
-from device.states import STAND_IN, State
+from device.states import STAND_IN, Event, State
 from device.turn import Affect, Heard, Turn
 from device.voice.tone import ToneVoice
 
@@ -164,7 +164,8 @@ async def test_the_next_session_begins_without_the_turns_of_the_last(tmp_path: P
 
 
 @pytest.mark.usefixtures("small_disk")
-async def test_a_full_disk_is_seen_and_said_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("called", [False, True], ids=["", "while a person is being called"])
+async def test_a_full_disk_is_seen_and_said_and_nothing_is_lost(tmp_path: Path, called: bool) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     async with bedside(tmp_path, [SPEECH] * 2, ears=Says("I slept badly", "I like tea")) as home:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
@@ -174,6 +175,9 @@ async def test_a_full_disk_is_seen_and_said_and_nothing_is_lost(tmp_path: Path, 
         assert home.companion.remembering.fault
         assert texts(home) == []
         await talk(home, 1)
+        if called:
+            home.companion.post(Event.CALL)
+            await becomes(home, State.ALERTING)
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))  # somebody made room
         await until(lambda: not home.companion.remembering.fault, "the light to be whole")
         assert texts(home) == ["I slept badly", "I like tea"]

@@ -238,10 +238,10 @@ def logs(home: Container) -> str:
         turn(home)
         home.run("journalctl", "--sync")
         told = home.turns()[-1]
-        words = set(re.findall(r"[a-z]{5,}", f"{told['heard']} {told['reply']}".lower()))
+        words = set(re.findall(r"[a-z]{5,}", f"{told['heard']['text']} {told['reply']}".lower()))
         journal, audit = home.run("journalctl", "--no-pager", "-o", "export"), home.run("cat", "/var/lib/bedside/safety/audit.log")
         text = (journal.stdout + audit.stdout).lower()
-        assert SAID in told["heard"].lower(), f"recognised: {told['heard']!r}"
+        assert SAID in told["heard"]["text"].lower(), f"recognised: {told['heard']['text']!r}"
         found += [f"{level}: {word}" for word in words if re.search(rf"\b{word}\b", text) and word not in OURS]
         sizes.append(len(text))
     home.configure(CONFIG)
