@@ -18,7 +18,7 @@ from device.spoken import spoken
 
 if TYPE_CHECKING:
     from device.voice.load import Writer
-    from device.voice.server import Pen
+    from device.voice.parts import Pen
 
 
 def chat(settings: Settings, typed: Iterable[str] = sys.stdin) -> int:

@@ -14,7 +14,7 @@ from device.config import FIRMWARE, ConfigError, Settings
 from device.logs import log
 from device.planner import begun, messages, to_sum_up
 from device.spoken import spoken
-from device.voice.server import Ears, Pen, Throat
+from device.voice.parts import Ears, Pen, Throat
 
 if TYPE_CHECKING:
     from device.voice.speak import CsmVoice

@@ -15,70 +15,18 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from device.beat import Beat, notify
 from device.logs import log
-from device.memory_rows import Segment
 from device.planner import clauses, steady
-from device.turn import Heard
-from device.voice.link import Message, Pcm, VoiceLost, Wire, pack_segments, unpack_segments
+from device.voice.link import Message, VoiceLost, Wire, pack_segments, unpack_segments
 from device.voice.pace import Pace, memory_gb
+from device.voice.parts import Chronicler, Ears, Mindful, Pen, Throat
 from device.voice.plain import VoiceFault
-
-
-class Ears(Protocol):
-    """Streaming speech recognition: int16 mono at 16 kHz in, one Heard out."""
-
-    def start(self) -> None: ...
-    def feed(self, pcm: Pcm) -> None: ...
-    def finish(self) -> Heard: ...
-
-
-class Pen(Protocol):
-    """Writes the words of a reply. `plan` yields text pieces; `bank` asks for the reviewed replies only."""
-
-    name: str
-
-    def plan(self, request: dict[str, Any], bank: bool) -> Iterator[str]: ...
-
-
-class Chronicler(Pen, Protocol):
-    """A pen with a chat model behind it: it also sums up [[heard, reply], …], in pieces."""
-
-    def summarise(self, said: list[list[str]]) -> Iterator[str]: ...
-
-
-class Throat(Protocol):
-    """Speaks: 80 ms frames, int16 mono at 24 kHz. It is told what the patient says, int16 mono at 16 kHz, and its words.
-
-    `tone` is one of conditioning.TONES, for what is spoken from now on; one that a voice does not know is its usual one.
-    """
-
-    name: str
-    precision: str
-
-    def warm_up(self) -> None: ...
-    def tone(self, name: str) -> None: ...
-    def start(self) -> None: ...
-    def feed(self, pcm: Pcm) -> None: ...
-    def hear(self, text: str) -> None: ...
-    def frames(self, text: str) -> Generator[Pcm, None, None]: ...
-    def said(self, text: str, frames: int) -> None: ...
-
-
-class Mindful(Throat, Protocol):
-    """A throat with a conversation behind it, as CSM has: `codebooks`, in what `load` tells of it, says so.
-
-    `spoken` gives what the last turn left in it; `resume` puts older turns in the place of all that it holds, and returns how many
-    segments it goes on from.
-    """
-
-    def spoken(self) -> list[Segment]: ...
-    def resume(self, told: list[Segment]) -> int: ...
 
 
 class Server:
