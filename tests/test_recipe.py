@@ -12,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from test_codec_training import TINY
 
-from device.training import codec, corpus, decoder, encoded, forward, kept_codec, recipe, small
+from device.training import codec, corpus, decoder, encoded, forward, kept_codec, loop, recipe, small
 from device.training.recipe import Recipe, stages
 from device.voice.plain import VoiceFault
 
@@ -82,6 +82,14 @@ def test_from_sentences_to_a_voice(spoken: Path, tmp_path: Path) -> None:
     assert frames
     assert all(frame.shape == (1920,) and frame.dtype == np.int16 for frame in frames)
     voice.close()
+    on = Recipe(tmp_path / "on", minutes=0, begin=str(folder))  # another working folder goes on from what was shipped
+    for name in ("corpus", "codes"):
+        (on.work / name).parent.mkdir(exist_ok=True)
+        (on.work / name).symlink_to(spoken / name)
+    on.csm()
+    begun = torch.load(on.work / "csm" / loop.STATE)["weights"]
+    reached = torch.load(spoken / "csm" / loop.STATE)["weights"]
+    assert all(torch.equal(begun[name].to(torch.bfloat16), weight.to(torch.bfloat16)) for name, weight in reached.items())
     shipped = torch.cat([p.flatten() for p in encoded.load_network(spoken / "codes").decoder.parameters()])
     half = decoder.Decoder(encoded.load_network(spoken / "codes"), 4, 2)
     half.load(spoken / "decoder" / "decoder.pt")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from device.training import alphabet, codec, corpus, decoder, encoded, encoder, export, kept_codec, phones, small
+from device.training import alphabet, codec, corpus, decoder, encoded, encoder, export, kept_codec, phones, small, trainable
 from device.training.codec import Ear
 from device.training.dialogues import Batch, Mixer, Utterance, batch
 from device.training.halves import train
@@ -35,6 +35,7 @@ CODEC_STEPS, CSM_STEPS, ENCODER_STEPS, DECODER_STEPS, CRITICS_FROM = 2500, 8000,
 LESSONS = (
     (0.0, 100, 22, 0.15), (0.12, 180, 12, 0.12), (0.4, 300, 7, 0.1), (0.7, 512, 4, 0.08), (0.92, 1024, 2, 0.05),
 )  # fmt: skip
+READS = 0.4  # share of the steps from which on short texts are no longer needed
 CSM = Plan(CSM_STEPS, rate=2e-3, rise=150, log_every=25, check_every=500, save_every=250, seed=SEED, muon=True)
 SHARE = 1 / 4  # of the frames teach the depth decoder: a small one costs little
 # Without codebook 1 no word is understood, with the true 0 and 1 half of them are, with 0 to 3 nine in ten: so they count in this order.
@@ -44,10 +45,13 @@ SAMPLING = {"do_sample": True, "temperature": 0.7, "top_k": 30}  # the best of t
 
 
 class Recipe:
-    """The stages, over one working folder. `minutes` is how long a stage may train before it stops, to go on later."""
+    """The stages, over one working folder. `minutes` is how long a stage may train before it stops, to go on later.
 
-    def __init__(self, work: Path, minutes: float) -> None:
-        self.work, self.minutes = work, minutes
+    `begin`: a CSM-small from which `csm` begins in the place of nothing, a folder or a name as voice.csm_model has them.
+    """
+
+    def __init__(self, work: Path, minutes: float, begin: str = "") -> None:
+        self.work, self.minutes, self.begin = work, minutes, begin
         self.stages: dict[str, Callable[[], None]] = {
             "corpus": self.corpus,
             "codec": self.codec,
@@ -93,7 +97,8 @@ class Recipe:
 
     def csm(self) -> None:
         device, patient, held_out = self._utterances()
-        model, _ = small.begin(Tokens(self.work / "codes").count, SEED)
+        ids = Tokens(self.work / "codes").count
+        model = trainable.load(self.begin).csm.requires_grad_(True) if self.begin else small.begin(ids, SEED)[0]
         half = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         accelerator = Accelerator(mixed_precision="bf16" if half else "no")
         lesson = Lesson(model, SHARE, show=SHOW, fall=FALL, fused=True)
@@ -109,7 +114,8 @@ class Recipe:
             return validation(loop.bare, kept) | {"unread": validation(loop.bare, swapped)["validation"][0]}
 
         def draw() -> Batch:
-            now = sum(begins <= loop.step / CSM_STEPS for begins, *_ in LESSONS) - 1
+            share = max(loop.step / CSM_STEPS, READS if self.begin else 0.0)
+            now = sum(begins <= share for begins, *_ in LESSONS) - 1
             _, _, sequences, loop.bare.noise = LESSONS[now]
             return batch([mixers[now].draw() for _ in range(sequences)])
 

@@ -30,6 +30,7 @@ class Sizes:
     cuts: int = 6
     vanish: int = 10
     plugs: int = 3
+    torn: int = 12
 
 
 def percentile(values: list[float], share: float) -> float:

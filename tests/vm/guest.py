@@ -36,7 +36,7 @@ class Guest:
 
     def __init__(self, kernel: Path, initrd: Path, disk: Path, folder: Path) -> None:
         self.folder, self._kernel, self._initrd = folder, kernel, initrd
-        self._overlay = folder / "disk.qcow2"
+        self.disk = folder / "disk.qcow2"
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.Queue[Any] = queue.Queue()
         self.lights: list[tuple[float, tuple[int, ...]]] = []
@@ -44,10 +44,10 @@ class Guest:
         self.boots: list[tuple[list[tuple[float, tuple[int, ...]]], list[tuple[float, str]]]] = []  # lights and log of those that ended
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "raw", self._overlay)
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "raw", self.disk)
 
-    def power_on(self) -> None:
-        """Start, and wait until its hands answer."""
+    def power_on(self, drive: list[str] | None = None) -> None:
+        """Start, and wait until its hands answer. `drive`: QEMU's options for a disk "d0" in the place of the machine's own."""
         self.lights, self.log, self._answers = [], [], queue.Queue()
         for name in ("hands.sock", "qmp.sock"):
             (self.folder / name).unlink(missing_ok=True)
@@ -55,7 +55,7 @@ class Guest:
             ["qemu-system-x86_64", "-machine", "q35,usb=off,vmport=off,smbus=off", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", CPU,
              "-m", "1024", "-smp", "2", "-nodefaults", "-no-user-config", "-display", "none", "-nic", "none",
              "-kernel", self._kernel, "-initrd", self._initrd, "-append", KERNEL,
-             "-drive", f"if=none,id=d0,file={self._overlay},format=qcow2,cache=writeback,discard=unmap",
+             *(drive or ["-drive", f"if=none,id=d0,file={self.disk},format=qcow2,cache=writeback,discard=unmap"]),
              "-device", "virtio-blk-pci,drive=d0",
              "-device", "virtio-rng-pci", "-device", "qemu-xhci,id=xhci", "-device", "virtio-serial-pci",
              "-chardev", f"socket,id=hands,path={self.folder}/hands.sock,server=on,wait=off",

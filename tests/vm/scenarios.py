@@ -13,6 +13,7 @@ import numpy as np
 from acts import YELLOW, Row, Sizes, green, main_pid, percentile, restarts, speaking, spread, turn
 from faults import clock, disk_full, frozen, frozen_voice, killed, power_cut
 from guest import Failed, Guest
+from torn import torn_writes
 
 from device.fake_cyton import FakeCyton
 
@@ -137,6 +138,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[Guest, Sizes], Row]]] = {
     "call": ("The call button and the nurse-call relay", call),
     "bounce": ("A bouncing button", bounce),
     "power-cut": ("Power cut while turns are stored", power_cut),
+    "torn-writes": ("A disk that loses and tears what it had not flushed", torn_writes),
     "card": ("The sound card vanishes", card),
     "killed": ("kill -9 of each process", killed),
     "frozen": ("The companion is frozen", frozen),
