@@ -87,7 +87,9 @@ class Headset(Section):
 class Voice(Section):
     socket: Local = Field("~/.local/state/bedside/voice.sock", description="Unix socket between the two processes")
     engine: Literal["plain", "csm"] = Field("plain", description="csm: Sesame's CSM; plain: the packaged neural voice")
-    csm_model: str = Field("", description="hub name or folder of a CSM checkpoint (CSM_MODEL_NAME overrides)")
+    csm_model: str = Field(
+        "embedded:csm-small", description="CSM checkpoint: hub name, folder, or embedded:csm-small (CSM_MODEL_NAME overrides)"
+    )
     precision: Literal["auto", "fp32", "bf16", "int8", "int4"] = Field("auto", description="of CSM's weights; auto: what suits the machine")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run (CSM_DEVICE overrides)")
     compile: bool = Field(True, description="torch.compile on CUDA (NO_TORCH_COMPILE=1 turns it off)")

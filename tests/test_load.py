@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_csm
 from tiny_chat import build
@@ -89,10 +90,19 @@ def test_a_chat_model_that_can_not_be_had_is_announced(models_folder: Path, tmp_
 
 
 def test_a_csm_without_a_name_is_announced_by_what_to_set() -> None:
-    settings: Settings = load(None, {}, voice={"engine": "csm"})
+    settings: Settings = load(None, {}, voice={"engine": "csm", "csm_model": ""})
     throat, stand_in = load_throat(settings, "cpu", lambda text: None)
     assert throat.name == "plain"
     assert "csm_model" in stand_in
+
+
+def test_the_csm_that_comes_with_the_device_speaks() -> None:
+    throat, stand_in = load_throat(load(None, {}, voice={"engine": "csm", "threads": 1}), "cpu", lambda text: None)
+    assert (throat.name, throat.precision, stand_in) == ("csm", "int8", "")
+    frames = list(throat.frames("I am here with you."))
+    throat.close()  # type: ignore[attr-defined]
+    assert 8 < len(frames) < 60  # 0.6 to 5 s
+    assert np.abs(np.concatenate(frames)).max() > 3000
 
 
 def test_a_csm_that_breaks_at_its_first_frames_is_announced(tmp_path: Path) -> None:

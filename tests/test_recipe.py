@@ -30,10 +30,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(codec, "UNQUANTISED", 2)
     monkeypatch.setattr(codec, "BOOKS", (3, 2))
     monkeypatch.setattr(codec, "SAMPLE", 256)
-    monkeypatch.setattr(recipe, "CODEC_STEPS", 6)
-    monkeypatch.setattr(recipe, "CSM_STEPS", 4)
-    monkeypatch.setattr(recipe, "ENCODER_STEPS", 4)
-    monkeypatch.setattr(recipe, "DECODER_STEPS", 4)
+    monkeypatch.setattr(recipe, "STEPS", {"codec": 6, "csm": 4, "encoder": 4, "decoder": 4})
     monkeypatch.setattr(recipe, "CRITICS_FROM", 2)
     monkeypatch.setattr(recipe, "CSM", recipe.Plan(4, log_every=1, check_every=2, save_every=2, rise=1, muon=True))
     monkeypatch.setattr(forward, "_fused", lambda: forward._layer)  # without a C++ compiler's minute
@@ -112,6 +109,8 @@ def test_a_codec_that_comes_with_the_project_gives_the_same_codes_untrained(
     again.codes()
     codes = [np.load(folder / "codes" / encoded.CODES) for folder in (spoken, work)]
     assert (codes[0] == codes[1]).mean() > 0.95  # the ear was rounded to bf16
+    again.decoder()
+    assert kept_codec.learnt(again.ship_codec(tmp_path / "third")) == ["encoder", "decoder"]  # the encoder is the one that came
     sound = np.random.default_rng(0).normal(0, 0.1, 3 * 1920 + 5).astype(np.float32)
     assert kept_codec.ear_of(tmp_path / "mimi-tiny")(sound).shape == (4, 3)
     # What was learnt of hearing and sounding is in it, and the device's own Mimi is filled by it.

@@ -65,11 +65,16 @@ def read(folder: Path) -> tuple[Any, Ear]:
     return mimi, ear
 
 
-def ready(folder: Path) -> Mimi:
-    """The device's own Mimi out of it. Raises VoiceFault, also where it has codebooks alone."""
+def learnt(folder: Path) -> list[str]:
+    """The halves that are there."""
     with safe_open(folder / MIMI, "pt") as stored:
         parts = {name.partition(".")[0] for name in stored.keys()}  # noqa: SIM118
-    if missing := sorted(half for half in HALVES if half not in parts):
+    return [half for half in HALVES if half in parts]
+
+
+def ready(folder: Path) -> Mimi:
+    """The device's own Mimi out of it. Raises VoiceFault, also where it has codebooks alone."""
+    if missing := sorted(set(HALVES) - set(learnt(folder))):
         raise VoiceFault(f"{folder} has no {' and no '.join(missing)}: scripts/train-voice has yet to teach it, stage {missing[0]!r}.")
     return from_kyutai(folder / MIMI, "cpu", CONFIG["num_quantizers"], config=CONFIG)
 

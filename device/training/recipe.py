@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from accelerate import Accelerator
 
 from device.training import alphabet, codec, corpus, decoder, encoded, encoder, export, kept_codec, phones, small, trainable
 from device.training.codec import Ear
+from device.training.decoder import Decoder
 from device.training.dialogues import Batch, Mixer, Utterance, batch
+from device.training.encoder import Encoder
 from device.training.halves import train
 from device.training.lesson import Lesson
 from device.training.loop import Loop, Plan, validation
@@ -29,14 +31,15 @@ from device.voice.tokens import Tokens
 
 SEED = 0
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CODEC_STEPS, CSM_STEPS, ENCODER_STEPS, DECODER_STEPS, CRITICS_FROM = 2500, 8000, 12_000, 16_000, 3000
+STEPS = {"codec": 2500, "csm": 8000, "encoder": 12_000, "decoder": 16_000}
+CRITICS_FROM = 3000  # of the decoder's; one that comes with the project has heard them before
 # (share of the steps from which, positions, sequences, noise). Short texts first, one before one sound; then whole sentences, then
 # conversations, less and less disturbed: what the model hears of itself is never quite what it was taught.
 LESSONS = (
     (0.0, 100, 22, 0.15), (0.12, 180, 12, 0.12), (0.4, 300, 7, 0.1), (0.7, 512, 4, 0.08), (0.92, 1024, 2, 0.05),
 )  # fmt: skip
 READS = 0.4  # share of the steps from which on short texts are no longer needed
-CSM = Plan(CSM_STEPS, rate=2e-3, rise=150, log_every=25, check_every=500, save_every=250, seed=SEED, muon=True)
+CSM = Plan(STEPS["csm"], rate=2e-3, rise=150, log_every=25, check_every=500, save_every=250, seed=SEED, muon=True)
 SHARE = 1 / 4  # of the frames teach the depth decoder: a small one costs little
 # Without codebook 1 no word is understood, with the true 0 and 1 half of them are, with 0 to 3 nine in ten: so they count in this order.
 FALL = 0.7
@@ -47,11 +50,12 @@ SAMPLING = {"do_sample": True, "temperature": 0.7, "top_k": 30}  # the best of t
 class Recipe:
     """The stages, over one working folder. `minutes` is how long a stage may train before it stops, to go on later.
 
-    `begin`: a CSM-small from which `csm` begins in the place of nothing, a folder or a name as voice.csm_model has them.
+    `begin`: a CSM-small from which `csm` begins in the place of nothing, a folder or a name as voice.csm_model has them. `steps`: of a
+    stage, in the place of its own.
     """
 
-    def __init__(self, work: Path, minutes: float, begin: str = "") -> None:
-        self.work, self.minutes, self.begin = work, minutes, begin
+    def __init__(self, work: Path, minutes: float, begin: str = "", steps: Mapping[str, int] | None = None) -> None:
+        self.work, self.minutes, self.begin, self.steps = work, minutes, begin, {**STEPS, **(steps or {})}
         self.stages: dict[str, Callable[[], None]] = {
             "corpus": self.corpus,
             "codec": self.codec,
@@ -67,7 +71,7 @@ class Recipe:
 
     def codec(self) -> None:
         made = corpus.read(self.work / "corpus")
-        codec.train(made.sound, phones.labels(made), self.work / "codec", CODEC_STEPS, self.minutes, device=DEVICE)
+        codec.train(made.sound, phones.labels(made), self.work / "codec", self.steps["codec"], self.minutes, device=DEVICE)
 
     def codes(self) -> None:
         folder = self.work / "codes"
@@ -87,8 +91,8 @@ class Recipe:
 
     def _codec(self) -> tuple[Any, Ear]:
         state = torch.load(self.own_codec, map_location="cpu", weights_only=True)
-        if state["step"] < CODEC_STEPS:
-            raise ValueError(f"the codec has learnt {state['step']} of {CODEC_STEPS} steps: run the stage codec to its end first")
+        if state["step"] < (steps := self.steps["codec"]):
+            raise ValueError(f"the codec has learnt {state['step']} of {steps} steps: run the stage codec to its end first")
         mimi, ear = network(codec.CONFIG, codec.CONFIG["num_quantizers"], "cpu").eval(), Ear(codec.CONFIG["hidden_size"])
         mimi.load_state_dict(state["mimi"])
         ear.load_state_dict(state["ear"])
@@ -102,7 +106,7 @@ class Recipe:
         half = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         accelerator = Accelerator(mixed_precision="bf16" if half else "no")
         lesson = Lesson(model, SHARE, show=SHOW, fall=FALL, fused=True)
-        loop = Loop(lesson, replace(CSM, minutes=self.minutes), self.work / "csm", accelerator)
+        loop = Loop(lesson, replace(CSM, steps=self.steps["csm"], minutes=self.minutes), self.work / "csm", accelerator)
         loop.resume()
         mixers = [Mixer(device, patient, positions, SEED + loop.step) for _, positions, _, _ in LESSONS]
         kept = _portions(held_out)
@@ -114,7 +118,7 @@ class Recipe:
             return validation(loop.bare, kept) | {"unread": validation(loop.bare, swapped)["validation"][0]}
 
         def draw() -> Batch:
-            share = max(loop.step / CSM_STEPS, READS if self.begin else 0.0)
+            share = max(loop.step / loop.plan.steps, READS if self.begin else 0.0)
             now = sum(begins <= share for begins, *_ in LESSONS) - 1
             _, _, sequences, loop.bare.noise = LESSONS[now]
             return batch([mixers[now].draw() for _ in range(sequences)])
@@ -122,16 +126,14 @@ class Recipe:
         loop.run(draw, check)
 
     def encoder(self) -> None:
-        half = encoder.Encoder(encoded.load_network(self.work / "codes"), encoded.load_ear(self.work / "codes"), ENCODER_STEPS, DEVICE)
-        file = self.work / "encoder" / "encoder.pt"
-        if file.is_file():
+        half = self._encoder(encoded.load_network(self.work / "codes"), encoded.load_ear(self.work / "codes"), DEVICE)
+        if (file := self._half("encoder")).is_file():
             half.load(file)
         train(half, encoder.Pieces(corpus.read(self.work / "corpus").sound, half.step), file, self.minutes)
 
     def decoder(self) -> None:
-        half = decoder.Decoder(encoded.load_network(self.work / "codes"), DECODER_STEPS, CRITICS_FROM, DEVICE)
-        file = self.work / "decoder" / "decoder.pt"
-        if file.is_file():
+        half = self._decoder(encoded.load_network(self.work / "codes"), DEVICE)
+        if (file := self._half("decoder")).is_file():
             half.load(file)
         clips = [decoder.Spoken(*pair) for pair in encoded.spoken(self.work / "codes", corpus.read(self.work / "corpus"))]
         train(half, decoder.Pieces(clips, half.step), file, self.minutes)
@@ -150,14 +152,25 @@ class Recipe:
 
     def ship_codec(self, out: Path) -> Path:
         """Write the codebooks, and as far as they have come `encoder` and `decoder`, into `out`. Returns it."""
-        return kept_codec.write(out, *self._mimi(), [half for half in kept_codec.HALVES if self._half(half).is_file()])
+        learnt = [half for half in kept_codec.HALVES if self._half(half).is_file() or half in self._kept()]
+        return kept_codec.write(out, *self._mimi(), learnt)
+
+    def _kept(self) -> list[str]:
+        """The halves of the codec that comes with the project, where its codes are those of this folder."""
+        return [] if self.own_codec.is_file() or not kept_codec.FOLDER.is_dir() else kept_codec.learnt(kept_codec.FOLDER)
+
+    def _encoder(self, mimi: Any, ear: Ear, device: str = "cpu") -> Encoder:
+        return Encoder(mimi, ear, self.steps["encoder"], device)
+
+    def _decoder(self, mimi: Any, device: str = "cpu") -> Decoder:
+        return Decoder(mimi, self.steps["decoder"], 0 if "decoder" in self._kept() else CRITICS_FROM, device)
 
     def _mimi(self) -> tuple[Any, Ear]:
         """(moshi's network with what `encoder` and `decoder` have reached so far, its ear)."""
         mimi, ear = encoded.load_network(self.work / "codes"), encoded.load_ear(self.work / "codes")
-        halves: dict[str, encoder.Encoder | decoder.Decoder] = {
-            "encoder": encoder.Encoder(mimi, ear, ENCODER_STEPS),
-            "decoder": decoder.Decoder(mimi, DECODER_STEPS, CRITICS_FROM),
+        halves: dict[str, Encoder | Decoder] = {
+            "encoder": self._encoder(mimi, ear),
+            "decoder": self._decoder(mimi),
         }
         for name, half in halves.items():
             if (file := self._half(name)).is_file():
