@@ -182,7 +182,7 @@ async def _beside(settings: Settings, seen: Seen, seconds: float, card: bool) ->
     lit: queue.Queue[float] = queue.Queue()
 
     def watch(kind: str, value: Any) -> None:
-        if kind == "state" and value[1] is State.LISTENING and panel.lit() == LIGHTS[State.LISTENING].rgb:
+        if kind == "cue" and panel.lit() == LIGHTS[State.LISTENING].rgb:
             lit.put(time.monotonic())  # the light is on its pins already
 
     async with home(settings, sound, watch) as (companion, panel):

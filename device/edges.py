@@ -99,6 +99,7 @@ async def cue(home: Companion) -> None:
         await anyio.sleep(SOON)
     if home.state is State.LISTENING:
         home.show()
+        home.watch("cue", time.monotonic())
 
 
 async def keep_time(home: Companion) -> None:

@@ -133,6 +133,8 @@ async def becomes(home: Any, state: State, seconds: float = 10.0) -> None:
         assert time.monotonic() < deadline, f"still {home.companion.state}, never {state}: {home.seen}"
         await anyio.sleep(0.005)
     shown = light(state, muted=home.companion.muted)
+    if state is State.LISTENING:  # the light waits for a sample
+        await until(lambda: home.panel.lit() == shown.rgb, "the light of listening", 1.0)
     assert home.panel.lit() == shown.rgb or shown.blink or home.companion.night
 
 
