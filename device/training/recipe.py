@@ -44,7 +44,7 @@ SHARE = 1 / 4  # of the frames teach the depth decoder: a small one costs little
 # Without codebook 1 no word is understood, with the true 0 and 1 half of them are, with 0 to 3 nine in ten: so they count in this order.
 FALL = 0.7
 SHOW = 0.3  # weight of showing the model where to look
-SAMPLING = {"do_sample": True, "temperature": 0.7, "top_k": 30}  # the best of those that were tried
+SAMPLING = {"do_sample": True, "temperature": 0.2, "top_k": 30}  # the best of those that were tried
 
 
 class Recipe:
