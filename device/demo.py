@@ -66,7 +66,7 @@ class Story:
         elif kind == "call":
             self.calls += 1
             self.line(time.monotonic(), f"CALLING A PERSON ({value.kind}, rule {value.rule})")
-        else:
+        elif kind == "turn":
             self.turns.append(value)
             self.told.append(self._press)
             self.tell(value)
