@@ -95,9 +95,10 @@ def hears(home: Companion) -> bool:
 
 async def cue(home: Companion) -> None:
     """The light says that it listens once a sample has come since the press, not before."""
-    while home.state is State.LISTENING and not hears(home):
+    press = home.since
+    while home.since == press and not hears(home):
         await anyio.sleep(SOON)
-    if home.state is State.LISTENING:
+    if home.since == press:  # and not another one
         home.show()
         home.watch("cue", time.monotonic())
 
