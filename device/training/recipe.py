@@ -38,6 +38,7 @@ CRITICS_FROM = 3000  # of the decoder's; one that comes with the project has hea
 LESSONS = (
     (0.0, 100, 22, 0.15), (0.12, 180, 12, 0.12), (0.4, 300, 7, 0.1), (0.7, 512, 4, 0.08), (0.92, 1024, 2, 0.05),
 )  # fmt: skip
+LEARNT = "learnt.json"  # beside the codes: the halves of their codec that need not begin from nothing
 READS = 0.4  # share of the steps from which on short texts are no longer needed
 CSM = Plan(STEPS["csm"], rate=2e-3, rise=150, log_every=25, check_every=500, save_every=250, seed=SEED, muon=True)
 SHARE = 1 / 4  # of the frames teach the depth decoder: a small one costs little
@@ -77,8 +78,10 @@ class Recipe:
         folder = self.work / "codes"
         if (folder / encoded.CODES).is_file():
             return
-        mimi, ear = self._codec() if self.own_codec.is_file() else kept_codec.read(kept_codec.FOLDER)
+        own = self.own_codec.is_file()
+        mimi, ear = self._codec() if own else kept_codec.read(kept_codec.FOLDER)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / LEARNT).write_text(json.dumps([] if own else kept_codec.learnt(kept_codec.FOLDER)), encoding="utf-8")
         torch.save(mimi.state_dict(), folder / encoded.NETWORK)
         torch.save(ear.state_dict(), folder / encoded.EAR)
         alphabet.write(folder)
@@ -156,8 +159,9 @@ class Recipe:
         return kept_codec.write(out, *self._mimi(), learnt)
 
     def _kept(self) -> list[str]:
-        """The halves of the codec that comes with the project, where its codes are those of this folder."""
-        return [] if self.own_codec.is_file() or not kept_codec.FOLDER.is_dir() else kept_codec.learnt(kept_codec.FOLDER)
+        """The halves that came with the codec of which the codes were made."""
+        file = self.work / "codes" / LEARNT
+        return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
 
     def _encoder(self, mimi: Any, ear: Ear, device: str = "cpu") -> Encoder:
         return Encoder(mimi, ear, self.steps["encoder"], device)
