@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_csm
 import torch
 from accelerate.state import AcceleratorState
 from test_codec_training import TINY
@@ -87,6 +88,8 @@ def test_from_sentences_to_a_voice(spoken: Path, tmp_path: Path) -> None:
     begun = torch.load(on.work / "csm" / loop.STATE)["weights"]
     reached = torch.load(spoken / "csm" / loop.STATE)["weights"]
     assert all(torch.equal(begun[name].to(torch.bfloat16), weight.to(torch.bfloat16)) for name, weight in reached.items())
+    with pytest.raises(ValueError, match="another shape than CSM-small: fine-tune it"):
+        Recipe(on.work, minutes=0, begin=str(tiny_csm.build(tmp_path / "other"))).csm()
     shipped = torch.cat([p.flatten() for p in encoded.load_network(spoken / "codes").decoder.parameters()])
     half = decoder.Decoder(encoded.load_network(spoken / "codes"), 4, 2)
     half.load(spoken / "decoder" / "decoder.pt")

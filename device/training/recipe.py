@@ -105,7 +105,12 @@ class Recipe:
     def csm(self) -> None:
         device, patient, held_out = self._utterances()
         ids = Tokens(self.work / "codes").count
-        model = trainable.load(self.begin).csm.requires_grad_(True) if self.begin else small.begin(ids, SEED)[0]
+        model, _ = small.begin(ids, SEED)
+        if self.begin:
+            begun = trainable.load(self.begin).csm
+            if begun.shape != model.shape:
+                raise ValueError(f"{self.begin} is of another shape than CSM-small: fine-tune it with scripts/finetune")
+            model = begun.requires_grad_(True)
         half = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         accelerator = Accelerator(mixed_precision="bf16" if half else "no")
         lesson = Lesson(model, SHARE, show=SHOW, fall=FALL, fused=True)
