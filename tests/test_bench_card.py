@@ -93,14 +93,22 @@ def test_what_is_said_once_the_own_voice_and_its_echo_are_over_is_heard(pulse: P
 
 
 def test_a_press_leaves_no_more_than_100_ms_of_a_voice_in_the_speaker(sound: SoundCard) -> None:
-    """By the count of samples: those that the card has already, and the fade."""
-    for _ in range(5):
+    """By the count of samples: those that the card has already, and the fade. A try in which this test was held up counts nothing."""
+    counted = 0
+    for _ in range(20):
         sound.begin()
         sound.play(MESSAGE)
         until(lambda: sound.played > 0.3, "the voice")
+        began = time.monotonic()
         before, after = sound.played, sound.stop()
-        assert 0 < after - before + sound.pending < 0.1
+        left = after - before + sound.pending
+        if time.monotonic() - began < 0.02:  # stop() takes 5 ms at most (device/audio.py)
+            counted += 1
+            assert 0 < left < 0.1
         until(lambda: sound.pending == 0, "the end of the fade")
+        if counted == 5:
+            return
+    raise AssertionError(f"only {counted} of 20 tries were not held up")
 
 
 @pytest.mark.anyio
