@@ -22,9 +22,9 @@ from device.limiter import Limiter
 from device.turn import MIC_RATE, VOICE_RATE
 from device.wavs import faded
 
-# Blocks of the card, in seconds. PortAudio keeps two in flight: 25 ms keeps a barge-in's silence
-# under 100 ms. 20 ms blocks at 24 kHz lost phase 3 times in 6 s of load. The microphone can wait.
-SPEAKER_BLOCK = 0.025
+# Blocks of the card, in seconds. Up to four are on their way, and the fade follows: 22 ms keeps a barge-in's silence at 98 ms, 25 ms
+# had 110 when the press came just behind a block. 20 ms blocks at 24 kHz lost phase 3 times in 6 s of load. The microphone can wait.
+SPEAKER_BLOCK = 0.022
 MIC_BLOCK = 0.04
 INPUT_LOST = 2  # PortAudio's paInputOverflow: samples of the microphone were lost before this block
 FADE = 0.01  # s in which a voice that is cut off dies away
