@@ -88,6 +88,8 @@ def test_from_sentences_to_a_voice(spoken: Path, tmp_path: Path) -> None:
     begun = torch.load(on.work / "csm" / loop.STATE)["weights"]
     reached = torch.load(spoken / "csm" / loop.STATE)["weights"]
     assert all(torch.equal(begun[name].to(torch.bfloat16), weight.to(torch.bfloat16)) for name, weight in reached.items())
+    rates = [torch.load(run.work / "csm" / loop.STATE)["plan"]["rate"] for run in (work, on)]
+    assert rates[1] == recipe.AGAIN * rates[0]
     with pytest.raises(ValueError, match="another shape than CSM-small: fine-tune it"):
         Recipe(on.work, minutes=0, begin=str(tiny_csm.build(tmp_path / "other"))).csm()
     shipped = torch.cat([p.flatten() for p in encoded.load_network(spoken / "codes").decoder.parameters()])
@@ -150,6 +152,18 @@ def test_a_codec_of_another_shape_is_named(spoken: Path, tmp_path: Path, monkeyp
 def test_a_stage_that_is_done_is_not_done_again(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "make", functools.partial(pytest.fail, "the corpus was made again"))
     Recipe(spoken, minutes=10).corpus()
+
+
+def test_another_seed_reads_other_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_corpus = functools.partial(corpus.make, counts={"pattern": 4}, held_out=1)
+    monkeypatch.setattr(corpus, "make", lambda folder, share, seed, processes: small_corpus(folder, share, seed, 1))
+    said = []
+    for seed in (0, 1):
+        work = Recipe(tmp_path / str(seed), minutes=10, seed=seed)
+        work.corpus()
+        said.append([clip.text for clip in corpus.index(work.work / "corpus")])
+    assert said[0][0] == said[1][0]  # what is held out is the same
+    assert not {*said[0][1:]} & {*said[1][1:]}
 
 
 def test_codes_are_not_made_with_a_codec_that_is_still_learning(spoken: Path, tmp_path: Path) -> None:

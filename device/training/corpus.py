@@ -20,7 +20,7 @@ from device.training.timed import TimedVoice
 from device.turn import VOICE_RATE
 from device.voice.plain import PlainVoice
 
-COUNTS = {"bank": 2000, "patient": 2000, "chatter": 1600, "bible": 4000, "word": 3000, "lexicon": 5000, "pattern": 2000}
+COUNTS = {"bank": 2000, "patient": 2000, "chatter": 1600, "bible": 6000, "word": 4000, "lexicon": 8000, "pattern": 3000}
 # How much faster a clip is played to make it another person's: lower and larger, or higher and smaller.
 PATIENTS = (0.74, 0.80, 0.87, 1.15)
 SOUND, INDEX = "sound.npy", "clips.jsonl"

@@ -29,7 +29,6 @@ from device.voice.generation import GENERATION
 from device.voice.mimi import network
 from device.voice.tokens import Tokens
 
-SEED = 0
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = {"codec": 2500, "csm": 8000, "encoder": 12_000, "decoder": 16_000}
 CRITICS_FROM = 3000  # of the decoder's; one that comes with the project has heard them before
@@ -39,8 +38,9 @@ LESSONS = (
     (0.0, 100, 22, 0.15), (0.12, 180, 12, 0.12), (0.4, 300, 7, 0.1), (0.7, 512, 4, 0.08), (0.92, 1024, 2, 0.05),
 )  # fmt: skip
 LEARNT = "learnt.json"  # beside the codes: the halves of their codec that need not begin from nothing
-READS = 0.4  # share of the steps from which on short texts are no longer needed
-CSM = Plan(STEPS["csm"], rate=2e-3, rise=150, log_every=25, check_every=500, save_every=250, seed=SEED, muon=True)
+# What goes on from a CSM-small begins at this share of the lessons, past the short texts, and learns at this share of the rate.
+READS, AGAIN = 0.4, 0.5
+CSM = Plan(STEPS["csm"], rate=2e-3, rise=150, log_every=25, check_every=500, save_every=250, muon=True)
 SHARE = 1 / 4  # of the frames teach the depth decoder: a small one costs little
 # Without codebook 1 no word is understood, with the true 0 and 1 half of them are, with 0 to 3 nine in ten: so they count in this order.
 FALL = 0.7
@@ -52,11 +52,11 @@ class Recipe:
     """The stages, over one working folder. `minutes` is how long a stage may train before it stops, to go on later.
 
     `begin`: a CSM-small from which `csm` begins in the place of nothing, a folder or a name as voice.csm_model has them. `steps`: of a
-    stage, in the place of its own.
+    stage, in the place of its own. `seed`: of chance, and of which sentences are spoken; what goes on learning should read others.
     """
 
-    def __init__(self, work: Path, minutes: float, begin: str = "", steps: Mapping[str, int] | None = None) -> None:
-        self.work, self.minutes, self.begin, self.steps = work, minutes, begin, {**STEPS, **(steps or {})}
+    def __init__(self, work: Path, minutes: float, begin: str = "", steps: Mapping[str, int] | None = None, seed: int = 0) -> None:
+        self.work, self.minutes, self.begin, self.steps, self.seed = work, minutes, begin, {**STEPS, **(steps or {})}, seed
         self.stages: dict[str, Callable[[], None]] = {
             "corpus": self.corpus,
             "codec": self.codec,
@@ -68,7 +68,7 @@ class Recipe:
 
     def corpus(self) -> None:
         if not (self.work / "corpus" / corpus.INDEX).is_file():
-            corpus.make(self.work / "corpus", 1.0, SEED, os.cpu_count() or 1)
+            corpus.make(self.work / "corpus", 1.0, self.seed, os.cpu_count() or 1)
 
     def codec(self) -> None:
         made = corpus.read(self.work / "corpus")
@@ -105,7 +105,7 @@ class Recipe:
     def csm(self) -> None:
         device, patient, held_out = self._utterances()
         ids = Tokens(self.work / "codes").count
-        model, _ = small.begin(ids, SEED)
+        model, _ = small.begin(ids, self.seed)
         if self.begin:
             begun = trainable.load(self.begin).csm
             if begun.shape != model.shape:
@@ -114,9 +114,11 @@ class Recipe:
         half = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         accelerator = Accelerator(mixed_precision="bf16" if half else "no")
         lesson = Lesson(model, SHARE, show=SHOW, fall=FALL, fused=True)
-        loop = Loop(lesson, replace(CSM, steps=self.steps["csm"], minutes=self.minutes), self.work / "csm", accelerator)
+        rate = CSM.rate * (AGAIN if self.begin else 1.0)
+        plan = replace(CSM, steps=self.steps["csm"], rate=rate, minutes=self.minutes, seed=self.seed)
+        loop = Loop(lesson, plan, self.work / "csm", accelerator)
         loop.resume()
-        mixers = [Mixer(device, patient, positions, SEED + loop.step) for _, positions, _, _ in LESSONS]
+        mixers = [Mixer(device, patient, positions, self.seed + loop.step) for _, positions, _, _ in LESSONS]
         kept = _portions(held_out)
         # The same sounds under each other's words: as easy to guess, unless the words are read.
         others = held_out[7:] + held_out[:7]
@@ -148,7 +150,7 @@ class Recipe:
 
     def ship(self, out: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
         """Write the checkpoint of what `csm`, `encoder` and `decoder` have reached so far into `out`. Returns it."""
-        model, told = small.begin(Tokens(self.work / "codes").count, SEED)
+        model, told = small.begin(Tokens(self.work / "codes").count, self.seed)
         loop = Loop(Lesson(model), CSM, self.work / "csm")
         if not loop.resume():
             raise ValueError(f"{self.work} has no CSM yet: run the stage csm first")
