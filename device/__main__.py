@@ -152,13 +152,14 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _say(arguments: argparse.Namespace) -> None:
     import numpy as np
 
-    from device import wavs
+    from device import logs, wavs
     from device.turn import VOICE_RATE
     from device.voice.load import choose_device, hush_libraries, load_throat
 
     engine = {"voice": {"engine": arguments.engine}} if arguments.engine else {}
     settings = _settings(arguments, **engine)
     hush_libraries()
+    logs.setup("warning")  # the command itself says what was spoken
     throat, stand_in = load_throat(settings, choose_device(settings.voice.device), lambda text: None)
     if stand_in:
         print(f"bedside: {stand_in}", file=sys.stderr)

@@ -57,9 +57,10 @@ def bench_consistency(settings: Settings, device: str, turns: int, seed: int, ou
 
     The voice is the settings' own; `out`: a folder for what was said, a WAV for each turn. Raises OSError, VoiceFault, ModelMissing.
     """
-    from device.voice.load import choose_device
+    from device.voice.load import choose_device, hush_libraries
 
     check(report, None)
+    hush_libraries()
     device = choose_device(device)
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
@@ -181,11 +182,10 @@ class Measures:
 
     def __init__(self, settings: Settings) -> None:
         from device.voice.listen import Listener
-        from device.voice.load import hush_libraries, reference
+        from device.voice.load import reference
         from device.voice.plain import to_int16
         from device.voice.quality import Mos, SpeakerEncoder
 
-        hush_libraries()
         folder = Path(settings.models.folder)
         self._ears = Listener(EARS, folder, threads=settings.voice.threads)
         self._words: Callable[[str], list[str]] = normaliser()

@@ -86,7 +86,7 @@ class Headset(Section):
 
 class Voice(Section):
     socket: Local = Field("~/.local/state/bedside/voice.sock", description="Unix socket between the two processes")
-    engine: Literal["plain", "csm"] = Field("plain", description="csm: Sesame's CSM; plain: the packaged neural voice")
+    engine: Literal["plain", "csm"] = Field("csm", description="csm: Sesame's CSM; plain: the packaged neural voice")
     csm_model: str = Field(
         "embedded:csm-small", description="CSM checkpoint: hub name, folder, or embedded:csm-small (CSM_MODEL_NAME overrides)"
     )

@@ -61,10 +61,11 @@ def test_every_turn_is_heard_and_answered(conversation: Any) -> None:
         assert 0 < turn["heard"]["confidence"] <= 1
         names = [name for _, name in turn["states"]]
         assert names == ["listening", "thinking", "speaking", "ready"]
-        assert turn["voice"] == {"engine": "plain", "precision": "int8"}
+        assert turn["voice"] == {"engine": "csm", "precision": "int8"}
         latency = turn["latency"]
         assert 0 < latency["release_to_heard"] < latency["release_to_first_clause"] < latency["release_to_first_audio"]
     assert report["models"]["listen"] == "embedded:whisper-base"
+    assert report["models"]["voice"] == "csm-small"
     assert report["stand_in"] == ""
 
 

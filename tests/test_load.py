@@ -106,7 +106,7 @@ def test_a_csm_without_a_name_is_announced_by_what_to_set() -> None:
 
 
 def test_the_csm_that_comes_with_the_device_says_most_of_the_words(models_folder: Path) -> None:
-    """Of sentences that it was not taught; one word in five is wrong on the whole (its card), and of babble nearly all are."""
+    """Of sentences that it was not taught; one word in ten is wrong on the whole (its card), and of babble nearly all are."""
     voice, slow = load_csm(load(None, {}, voice={"engine": "csm", "threads": 1}), "cpu", lambda text: None, seed=1)
     ears, words = Listener("embedded:whisper-base", models_folder, threads=1), normaliser()
     wrong = said = 0
@@ -120,7 +120,7 @@ def test_the_csm_that_comes_with_the_device_says_most_of_the_words(models_folder
     finally:
         voice.close()
     assert not slow
-    assert wrong < said / 2, f"{wrong} of {said} words"
+    assert wrong < said / 3, f"{wrong} of {said} words"
 
 
 def test_a_csm_that_breaks_at_its_first_frames_is_announced(tmp_path: Path) -> None:
