@@ -15,7 +15,7 @@ import numpy as np
 
 from device import logs, wavs
 from device.config import ROOT, Settings
-from device.demo import EEG, LOADING, Story, press_and_wait, simulated, stage, until
+from device.demo import EEG, LOADING, DemoFault, Story, press_and_wait, simulated, stage, until
 from device.run import voice_process
 from device.states import State
 from device.turn import MIC_RATE
@@ -67,6 +67,8 @@ def bench_score(settings: Settings, demo: Path, transcripts: Path, report: str |
     turns = json.loads((demo / "turn.json").read_text(encoding="utf-8"))["turns"]
     with transcripts.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    if len(rows) != len(turns):
+        raise DemoFault(f"{demo}/turn.json has {len(turns)} turns, {transcripts} {len(rows)} lines: give the words of its recordings")
     pairs = [(words(row["text"]), words(turn["heard"]["text"])) for row, turn in zip(rows, turns, strict=True)]
     ears = Listener(settings.listen.model, Path(settings.models.folder), device=choose_device(settings.voice.device))
     spoken = ears.transcribe(wavs.read(demo / "reply.wav", MIC_RATE)).text

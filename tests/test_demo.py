@@ -78,6 +78,14 @@ def test_what_was_spoken_is_what_was_written(conversation: Any, models_folder: P
     assert errors(said, heard) <= max(1, 0.1 * len(said))
 
 
+def test_another_demos_transcripts_are_named(conversation: Any) -> None:
+    out, _, _ = conversation
+    command = [sys.executable, "-m", "device", "bench", "score", "--demo", out, "--transcripts", SPEECH / "transcripts.tsv"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(f"turn.json has 2 turns, {SPEECH}/transcripts.tsv 6 lines: give the words of its recordings")
+
+
 def test_the_headset_streamed_and_the_estimate_gives_its_reason(conversation: Any) -> None:
     _, report, _ = conversation
     for turn in report["turns"]:

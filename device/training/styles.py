@@ -18,7 +18,9 @@ from device.training.corpus import shifted, spoken
 from device.turn import VOICE_RATE
 from device.voice.plain import PlainVoice
 
-SPEED, PACE = 0.85, 0.87  # of the new voice: how fast it speaks, and how much of that and of its pitch is left
+# Of the new voice: how fast it speaks, and how much of that and of its pitch is left. Much lower is another person, whom CSM-small's codec,
+# which has learnt one voice, does not carry.
+SPEED, PACE = 0.85, 0.95
 PATIENT = 1.15  # a patient's pace
 EXCHANGES = 4  # in a conversation
 SHOWN = 30.0  # s of the voice alone, in sentences of no conversation: what a speaker's likeness is measured against
