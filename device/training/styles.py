@@ -1,6 +1,6 @@
 """A small set of conversations in another voice, to show fine-tuning with: made from the packaged voice, so that anyone can make it.
 
-It speaks slower and its throat is larger: another person, and calmer. Patients who talk with it have a voice of their own.
+It speaks slower and a little lower: calmer. Patients who talk with it have a voice of their own.
 """
 
 from __future__ import annotations
