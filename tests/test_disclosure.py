@@ -119,6 +119,7 @@ async def test_neither_a_crisis_message_nor_a_recorded_answer_waits_for_it(tmp_p
         home.ears.sentence = "I want to kill myself"
         await press(home)
         await becomes(home, State.ALERTING)
+        await until(lambda: home.companion.turns, "the turn of the alert")  # the light comes first
         assert home.companion.turns[-1].reply == ""
         await acknowledge(home)
         await becomes(home, State.READY)
