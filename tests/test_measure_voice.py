@@ -47,13 +47,14 @@ def test_conversations_in_another_voice_are_what_fine_tuning_reads(style: Path, 
     styles.make(tmp_path, 0.3, seed=1)
     assert (tmp_path / styles.FILE).read_bytes() == (style / styles.FILE).read_bytes()
     assert (tmp_path / "wavs" / "0002.wav").read_bytes() == (style / "wavs" / "0002.wav").read_bytes()
-    # Another voice by the measures that it is shown with; and the words can still be understood.
+    # Another person by the measure that it is shown with; and the words can still be understood.
     judge = Judge(models_folder, wavs.read(style / styles.VOICE, VOICE_RATE), 1)
     text = "There is a jar of honey on the kitchen table, and the window is open."
     (plain,) = measure_plain([text], judge)
     other = judge.hear(text, styles.styled(PlainVoice(), text))
-    assert other.alike > plain.alike + 0.03
-    assert other.seconds > 1.1 * plain.seconds
+    assert other.alike > plain.alike + 0.1
+    assert other.seconds > 1.2 * plain.seconds
+    assert plain.seconds * VOICE_RATE < len(styles.styled(PlainVoice(), text, 0.95)) < other.seconds * VOICE_RATE  # less of it
     assert (plain.wrong, other.wrong, plain.words) == (0, 0, 15)
 
 

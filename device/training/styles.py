@@ -1,6 +1,6 @@
 """A small set of conversations in another voice, to show fine-tuning with: made from the packaged voice, so that anyone can make it.
 
-It speaks slower and a little lower: calmer. Patients who talk with it have a voice of their own.
+It speaks slower and its throat is larger: another person, and calmer. Patients who talk with it have a voice of their own.
 """
 
 from __future__ import annotations
@@ -18,24 +18,22 @@ from device.training.corpus import shifted, spoken
 from device.turn import VOICE_RATE
 from device.voice.plain import PlainVoice
 
-# Of the new voice: how fast it speaks, and how much of that and of its pitch is left. Much lower is another person, whom CSM-small's codec,
-# which has learnt one voice, does not carry.
-SPEED, PACE = 0.85, 0.95
+SPEED, PACE = 0.85, 0.87  # of the new voice: how fast it speaks, and how much of that and of its pitch is left
 PATIENT = 1.15  # a patient's pace
 EXCHANGES = 4  # in a conversation
 SHOWN = 30.0  # s of the voice alone, in sentences of no conversation: what a speaker's likeness is measured against
 FILE, VOICE = "conversations.json", "voice.wav"
 
 
-def styled(voice: PlainVoice, text: str) -> np.ndarray:
+def styled(voice: PlainVoice, text: str, pace: float = PACE) -> np.ndarray:
     """int16 samples of `text` in the new voice."""
-    return _int16(shifted(spoken(voice, text, SPEED), PACE))
+    return _int16(shifted(spoken(voice, text, SPEED), pace))
 
 
-def make(out: Path, minutes: float, seed: int) -> str:
+def make(out: Path, minutes: float, seed: int, pace: float = PACE) -> str:
     """Write conversations.json, its WAVs and voice.wav into `out`: `minutes` of the new voice, speaker 0. Returns a line on them.
 
-    None of the held-out sentences is said. Raises OSError.
+    None of the held-out sentences is said. `pace` nearer to 1 is less of another person. Raises OSError.
     """
     voice, chance = PlainVoice(), random.Random(seed)
     wanted = max(60, round(minutes * 30))  # sentences: more than enough
@@ -45,7 +43,7 @@ def make(out: Path, minutes: float, seed: int) -> str:
     (out / "wavs").mkdir(parents=True, exist_ok=True)
     shown, clips = 0.0, []
     while shown < SHOWN:
-        clips.append(styled(voice, next(replies)))
+        clips.append(styled(voice, next(replies), pace))
         shown += len(clips[-1]) / VOICE_RATE
     wavs.write(out / VOICE, np.concatenate(clips), VOICE_RATE)
     talks: list[list[dict[str, object]]] = []
@@ -55,7 +53,7 @@ def make(out: Path, minutes: float, seed: int) -> str:
         for _ in range(EXCHANGES):
             question, reply = next(questions), next(replies)
             heard = _int16(shifted(spoken(voice, question), PATIENT * chance.uniform(0.97, 1.03)))
-            answer = styled(voice, reply)
+            answer = styled(voice, reply, pace)
             seconds += len(answer) / VOICE_RATE
             for text, sound, speaker in ((question, heard, 1), (reply, answer, 0)):
                 name = f"wavs/{next(number):04}.wav"
