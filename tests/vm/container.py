@@ -18,6 +18,7 @@ from vm.nspawn import ROOT, Container, Unable, until
 from vm.person import CYAN, GREEN, LOAD, RED, SPEECH, YELLOW, Recorder, acknowledge, ask, begins, ready, restarts, shows, turn
 from vm.provisioning import provision
 from vm.shut import hardening, logs, no_network
+from vm.spoken import answer, edges, own_voice
 
 # The scenarios: each returns its figure in words, or raises AssertionError ---------------------------------
 
@@ -177,6 +178,9 @@ def by_hand(home: Container) -> str:
 
 
 SCENARIOS: dict[str, Callable[[Container], str]] = {
+    "answer": answer,
+    "edges": edges,
+    "own-voice": own_voice,
     "hardening": hardening,
     "kill-voice": kill_voice,
     "kill-companion": kill_companion,

@@ -78,6 +78,10 @@ class Guest:
             self.monitor.close()
             self._line.close()
 
+    @property
+    def on(self) -> bool:
+        return self._process is not None
+
     def ask(self, do: str, wait: float = 60.0, **arguments: Any) -> Any:
         """Let the hands do something and return what they say of it."""
         self._line.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")

@@ -59,7 +59,7 @@ def play(guest: Guest, wanted: list[str], sizes: Sizes) -> list[tuple[str, str, 
         for name in wanted:
             title, scenario = SCENARIOS[name]
             try:
-                if not fresh:
+                if not (fresh and guest.on):
                     guest.cut()
                     guest.power_on()
                     guest.ready(0, 240, "READY before the scenario")

@@ -19,7 +19,7 @@ SPEECH = "LJ001-0008.wav"  # "has never been surpassed."
 SAID = "surpassed"
 CLIPS = Path("/opt/bench/speech")  # in the container
 LOAD = 240.0  # s that the models may take on a busy machine
-RECORD = ["parec", "-d", "speaker.monitor", "--raw", "--format=s16le", f"--rate={VOICE_RATE}", "--channels=1", "--latency-msec=20"]
+RAW = ["--raw", "--format=s16le", f"--rate={VOICE_RATE}", "--channels=1", "--latency-msec=20"]
 
 
 def shows(home: Container, colour: tuple[int, int, int], seconds: float, since: float = 0.0) -> float:
@@ -52,10 +52,11 @@ def turn(home: Container) -> float:
 
 
 class Recorder:
-    """What leaves the speaker from now on, for `seconds`. `began`: of its first sample, in monotonic seconds; returns when it came."""
+    """What leaves the speaker (or another source) from now on, for `seconds`. `began`: of its first sample, in monotonic seconds;
+    returns when it came."""
 
-    def __init__(self, home: Container, seconds: float) -> None:
-        self._process = home.start("timeout", str(seconds), *RECORD)
+    def __init__(self, home: Container, seconds: float, source: str = "speaker.monitor") -> None:
+        self._process = home.start("timeout", str(seconds), "parec", "-d", source, *RAW)
         assert self._process.stdout is not None
         self._first = self._process.stdout.read(2 * VOICE_RATE // 50)
         self.began = time.monotonic() - 0.02
@@ -68,7 +69,12 @@ class Recorder:
 
 def begins(sound: np.ndarray, name: str) -> float:
     """Seconds into `sound` at which the recorded message `name` begins. AssertionError where it is not in it."""
-    wanted = wavs.read(FIRMWARE / f"sounds/{name}.wav", VOICE_RATE).astype(float)[:VOICE_RATE]
+    return place(sound, wavs.read(FIRMWARE / f"sounds/{name}.wav", VOICE_RATE)[:VOICE_RATE], name)
+
+
+def place(sound: np.ndarray, pcm: np.ndarray, name: str) -> float:
+    """Seconds into `sound` at which `pcm` begins, both at VOICE_RATE. AssertionError where it is not in it."""
+    wanted = pcm.astype(float)
     assert len(sound) > len(wanted), f"only {len(sound) / VOICE_RATE:.1f} s were recorded"
     size = 1 << (len(sound) + len(wanted)).bit_length()
     match = np.fft.irfft(np.fft.rfft(sound, size) * np.conj(np.fft.rfft(wanted, size)), size)[: len(sound) - len(wanted)]
