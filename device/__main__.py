@@ -97,6 +97,9 @@ def parser(every: bool = True) -> argparse.ArgumentParser:
     config = command("config", _config, "check or show the settings")
     config.add_argument("what", choices=["check", "show"])
     config.add_argument("--config", metavar="FILE")
+    doctor = command("doctor", _doctor, "what a technician checks of a unit, a line each, with the way out; 1 where something is wrong")
+    doctor.add_argument("--json", metavar="FILE", help="write the findings there too")
+    doctor.add_argument("--config", metavar="FILE", help="TOML settings; none: the defaults")
     models = command("models", _models, "list, fetch or verify the embedded models; quantize a CSM checkpoint")
     models.add_argument("what", choices=["list", "fetch", "verify", "quantize"])
     models.add_argument("names", nargs="*", metavar="NAME", help="default: all; quantize: the checkpoint, folder or hub name")
@@ -222,6 +225,15 @@ def _config(arguments: argparse.Namespace) -> None:
     if arguments.what == "check":
         check_provisioned(settings)
     print(dump(settings) if arguments.what == "show" else f"{arguments.config or 'the defaults'}: every setting is good")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from device import logs
+    from device.doctor import doctor
+
+    settings = _settings(arguments)
+    logs.setup("error")  # the findings say it
+    return doctor(settings, arguments.json)
 
 
 def _models(arguments: argparse.Namespace) -> int:

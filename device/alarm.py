@@ -40,6 +40,7 @@ class Home(Protocol):
     def take(self, event: Event) -> None: ...
     def in_thread(self, work: Callable[..., Any], *arguments: Any) -> None: ...
     def beside(self, work: Callable[..., Any], *arguments: Any) -> None: ...
+    def facts(self) -> dict[str, Any]: ...
 
 
 class Alarm:
@@ -108,7 +109,8 @@ class Alarm:
         """What a command at our door is answered (device/control.py)."""
         if "status" in request:
             call = self._caregiver.call
-            return {"state": self._home.state.value, "call": asdict(call) if call else None, "refused": self.refusals}
+            known = {"state": self._home.state.value, "call": asdict(call) if call else None, "refused": self.refusals}
+            return {**known, "facts": self._home.facts()}
         if "told" in request:
             self._home.in_thread(self._caregiver.told, str(request["told"])[:40], str(request.get("result", ""))[:80])
             return {"noted": True}

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from device.config import Audio as AudioSettings
+from device.levels import Meter
 from device.limiter import Limiter
 from device.turn import MIC_RATE, VOICE_RATE
 
@@ -50,6 +51,8 @@ class Sound(Protocol):
     def played(self) -> float: ...
     @property
     def pending(self) -> float: ...
+    @property
+    def meter(self) -> Meter: ...
 
 
 def open_audio(
@@ -101,6 +104,7 @@ class WavCard:
         self._played = 0
         self._underrun = 0
         self._muted = False
+        self.meter = Meter(0)  # a file says nothing of a room
 
     def open(self) -> None:
         self._open = True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from device.audio import SoundLost
-from device.levels import NOTHING, Level, advice, level, tone
+from device.levels import SILENT, Level, advice, level, tone
 from device.turn import MIC_RATE, VOICE_RATE
 from device.volume import at_volume
 
@@ -73,7 +73,7 @@ def _chosen(pa: Any, cards: list[dict[str, Any]], way: str, part: str) -> int | 
 def test(arguments: argparse.Namespace) -> int:
     """1 unless the microphone gives sound and hears the tone."""
     settings = _settings(arguments)
-    with _open(settings) as card:
+    with opened(settings) as card:
         print(f"The card gave its first sample after {card.opened:.1f} s. Be quiet for {QUIET + TONE:.0f} s, please.", flush=True)
         room = card.record(QUIET)
         at = np.arange(int(TONE * VOICE_RATE))
@@ -84,9 +84,10 @@ def test(arguments: argparse.Namespace) -> int:
     found = level(room, MIC_RATE)
     print(_line("room", found))
     print(f"tone of {HERTZ:.0f} Hz at volume {settings.audio.volume}: {during:.0f} dB heard, {before:.0f} dB without it")
-    wrong = advice(found) if found.peak <= NOTHING + 25 else ""
-    if not wrong and during - before < HEARD:
-        wrong = "The microphone does not hear the speaker: is it on, its volume up (alsamixer), and audio.output the right card?"
+    wrong = ""
+    if during - before < HEARD:
+        deaf = "The microphone does not hear the speaker: is it on, its volume up (alsamixer), and audio.output the right card?"
+        wrong = advice(found) if found.peak <= SILENT else deaf
     _write(arguments.json, {"opened_s": card.opened, "room": asdict(found), "tone_db": during, "without_db": before, "wrong": wrong})
     return _verdict(wrong, "The card works, both ways.")
 
@@ -94,7 +95,7 @@ def test(arguments: argparse.Namespace) -> int:
 def calibrate(arguments: argparse.Namespace) -> int:
     """1 while something should be done about the microphone."""
     settings = _settings(arguments)
-    with _open(settings) as card:
+    with opened(settings) as card:
         print(f"Be quiet for {QUIET:.0f} s, please.", flush=True)
         room = level(card.record(QUIET), MIC_RATE)
         print(_line("room", room))
@@ -108,7 +109,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
     return _verdict(wrong, "The gain is right.")
 
 
-class _open:
+class opened:
     """The settings' card for a `with` block. `opened`: s that it took to its first sample."""
 
     def __init__(self, settings: Settings) -> None:
@@ -119,7 +120,7 @@ class _open:
         self._card: SoundCard = SoundCard(settings.audio.model_copy(update={"half_duplex": False}))  # it is to hear itself
         self.opened = 0.0
 
-    def __enter__(self) -> _open:
+    def __enter__(self) -> opened:
         began = time.monotonic()
         self._card.open()
         self.opened = time.monotonic() - began

@@ -30,7 +30,7 @@ from device.quiet import baseline_file
 from device.recording import Session
 from device.remembering import Remembering
 from device.states import TIMEOUTS, TRANSITIONS, Control, Event, State, light, step
-from device.status import status_of
+from device.status import facts_of, status_of
 from device.turn import Affect, Turn
 from device.voice.link import Voice, VoiceLost
 from device.volume import Volume
@@ -80,8 +80,9 @@ class Companion(Loop):
         self._told = ""  # to systemd
         self._over = anyio.Event()  # set when no turn runs and the last one is stored
         self._over.set()
-        self._number = 0
-        self.overdue = False
+        self._number, self.overdue = 0, False
+
+    facts = facts_of
 
     def post(self, event: Event | Control) -> None:
         if event in (Control.MUTE, Control.UNMUTE):  # in the switch's own thread, before anything the loop may do

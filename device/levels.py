@@ -5,14 +5,17 @@ All levels are in dB of full scale: 0 is as loud as int16 goes, speech at a good
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 NOTHING = -120.0  # dB; digital silence has no logarithm
+SILENT = -90.0  # dB of a peak: one step of int16, which is all that a resampler's dither makes of digital silence
 CLIPPED = 32_000  # of 32,767: where a converter is at its end
 PIECE = 0.1  # s; the floor is judged by pieces of this length
+MINUTE = 60.0  # s of a microphone whose level is always known
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,26 @@ def level(pcm: np.ndarray, rate: int) -> Level:
     softest = float(np.quantile(np.sqrt((pieces**2).mean(axis=1)), 0.1))
     clipped = float((np.abs(pcm.astype(np.int32)) >= CLIPPED).mean())
     return Level(decibels(float(np.sqrt((sound**2).mean()))), decibels(float(np.abs(sound).max())), decibels(softest), clipped)
+
+
+class Meter:
+    """How loud a microphone was over its last `blocks` blocks. It keeps three numbers of each, and no sound."""
+
+    def __init__(self, blocks: int) -> None:
+        self._blocks: deque[tuple[float, float, float]] = deque(maxlen=blocks)  # power, peak, share clipped
+
+    def hear(self, pcm: np.ndarray) -> None:
+        """int16 samples (n,), n at least 1. Takes some 20 us for 2000."""
+        sound = np.abs(pcm.astype(np.float32))
+        self._blocks.append((float(sound @ sound) / len(sound) / 32768**2, float(sound.max()) / 32768, float((sound >= CLIPPED).mean())))
+
+    def level(self) -> Level | None:
+        """None before the first block. From any thread."""
+        if not (blocks := tuple(self._blocks)):
+            return None
+        power, peak, clipped = np.array(blocks).T
+        softest = float(np.quantile(np.sqrt(power), 0.1))
+        return Level(decibels(float(np.sqrt(power.mean()))), decibels(float(peak.max())), decibels(softest), float(clipped.mean()))
 
 
 def decibels(amplitude: float) -> float:
@@ -63,7 +86,7 @@ class Rule:
 # The first that holds is said; each hides what follows.
 RULES = (
     Rule(
-        lambda quiet, _: quiet.peak <= -95,
+        lambda quiet, _: quiet.peak <= SILENT,
         "The microphone gives digital silence: it is muted in the mixer (alsamixer, F4), switched off, or audio.input names another.",
         speech=False,
     ),
@@ -95,3 +118,11 @@ def advice(quiet: Level, speech: Level | None = None) -> str:
         if rule.holds(quiet, heard):
             return rule.says.format(quiet=quiet, speech=heard, gain=heard.rms - quiet.rms)
     return ""
+
+
+def advice_of(while_: Level) -> str:
+    """The same of what was heard in a while, whoever spoke in it or not: only its softest tenth is taken for the room."""
+    if wrong := advice(replace(while_, clipped=0.0)):
+        return wrong
+    clips = while_.clipped > 0.001
+    return f"The microphone clips ({while_.clipped:.1%} of what it heard): lower the capture gain by 6 dB." if clips else ""

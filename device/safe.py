@@ -103,6 +103,9 @@ class Safe(Loop):
         self.state, self.since, self._overdue = state, time.monotonic(), False
         self.panel.show(light(state))
 
+    def facts(self) -> dict[str, Any]:
+        return {"says": self._told}
+
     def _tell(self, left: float) -> None:
         """systemd, and so a technician, how it stands."""
         said = (

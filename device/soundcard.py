@@ -1,4 +1,4 @@
-"""The real sound card, through PyAudio: callbacks that only copy, resampling outside them.
+"""The real sound card, through PyAudio: callbacks that only copy and measure, resampling outside them.
 
 It does not know what is said or why, and it never re-opens itself: the loop looks at `alive()`.
 """
@@ -18,6 +18,7 @@ from device.audio import SoundLost, SoundSilent
 from device.cards import find_card, quiet
 from device.config import Audio as AudioSettings
 from device.half_duplex import HalfDuplex
+from device.levels import MINUTE, Meter
 from device.limiter import Limiter
 from device.turn import MIC_RATE, VOICE_RATE
 from device.wavs import faded
@@ -40,10 +41,7 @@ PULSE_LATENCY = 80  # ms
 
 
 class SoundCard:
-    """A PyAudio card: one stream each way, at the card's own rate, whose callbacks only copy.
-
-    One full-duplex stream lost phase 13 times in 6 s where two streams lost none.
-    """
+    """A PyAudio card at its own rate: a stream each way (one full-duplex stream lost phase 13 times in 6 s where two lost none)."""
 
     def __init__(self, settings: AudioSettings) -> None:
         self._settings = settings
@@ -62,6 +60,7 @@ class SoundCard:
         self._preroll_bytes = 0
         self._duplex = HalfDuplex(MIC_RATE)
         self._ring: deque[bytes] = deque(maxlen=1)  # in memory only, and never longer
+        self.meter = Meter(round(MINUTE / MIC_BLOCK))  # of what a clip may have: not its own voice, nothing while muted
         self._fresh: list[bytes] = []
         self._clip_on, self._complete = False, False
         self._left: int | None = None  # bytes of the clip still to be taken, once released
@@ -211,8 +210,7 @@ class SoundCard:
         """Seconds that have not left the speaker yet; 0 is drained."""
         with self._lock:
             self._settle()
-            frames = len(self._queue) // self._speaker_width + sum(n for _, n in self._leaving)
-            return frames / self._speaker_rate
+            return (len(self._queue) // self._speaker_width + sum(n for _, n in self._leaving)) / self._speaker_rate
 
     def _open_mic(self, pyaudio: Any) -> None:
         index, self._mic_rate = find_card(self._pa, "input", self._settings.input)
@@ -236,8 +234,7 @@ class SoundCard:
 
     def _start(self, pyaudio: Any, block: int, rate: int, callback: Any, **way: Any) -> tuple[Any, int]:
         """A stream, not started, and its channels: one, or two on a card that has no mono."""
-        common = {"rate": rate, "format": pyaudio.paInt16, "frames_per_buffer": block}
-        common |= {"stream_callback": callback, "start": False}
+        common = {"rate": rate, "format": pyaudio.paInt16, "frames_per_buffer": block, "stream_callback": callback, "start": False}
         for channels in (1, 2):
             try:
                 stream = self._pa.open(channels=channels, **common, **way)
@@ -253,7 +250,10 @@ class SoundCard:
         now = time.monotonic()
         with self._lock:
             own = self._duplex.hear(now, frames, bool(status & INPUT_LOST)) and self._settings.half_duplex
-            raw = bytes(len(raw)) if self._muted or own else raw
+            if self._muted or own:
+                raw = bytes(len(raw))
+            elif frames:
+                self.meter.hear(np.frombuffer(raw, np.int16)[:: self._mic_width // 2])
             self._ring.append(raw)
             if self._clip_on:
                 self._fresh.append(raw)

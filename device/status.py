@@ -1,8 +1,12 @@
-"""What `systemctl status` says of the companion: one sentence that a technician understands. Never a patient's words."""
+"""What `systemctl status` says of the companion, in one sentence that a technician understands, and what `bedside doctor` asks of it.
+
+Never a patient's words.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from device.states import State
 
@@ -43,3 +47,16 @@ def status_of(home: Companion) -> str:
         stand_in=(home.about or {}).get("stand_in", ""),
         muted=home.muted,
     )
+
+
+def facts_of(home: Companion) -> dict[str, Any]:
+    """How each part stands. Sentences are "" where there is nothing to say, `level` is that of device/levels.py or None."""
+    level, about = home.audio.meter.level(), home.about or {}
+    return {
+        "says": status_of(home),
+        "voice": {"name": about.get("engine", ""), "stand_in": about.get("stand_in", ""), "says": "" if home.about else home.voice_says},
+        "sound": {"refused": home.heartbeat.refused, "open": home.audio.alive(), "level": asdict(level) if level else None},
+        "headset": {"state": home.headset.state.value, "reason": home.headset.reason},
+        "kept": not home.remembering.fault,
+        "muted": home.muted,
+    }

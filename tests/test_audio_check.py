@@ -46,7 +46,7 @@ def test_a_microphone_that_is_muted_is_said(pactl: Any) -> None:
     pactl("set-source-mute", "loop.monitor", "1")
     done = audio("test")
     assert done.returncode == 1
-    assert "digital silence" in done.stderr or "does not hear the speaker" in done.stderr
+    assert "digital silence" in done.stderr
 
 
 def test_the_gain_is_judged_by_what_is_really_heard(pactl: Any, pulse: Pulse, tmp_path: Path) -> None:

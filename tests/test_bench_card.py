@@ -22,6 +22,7 @@ from device import config, heartbeat
 from device.bench_sound import Pulse, sound_server
 from device.half_duplex import ECHO
 from device.heartbeat import GONE, STUCK, beyond_us
+from device.levels import SILENT
 from device.soundcard import SoundCard
 from device.states import State
 from device.turn import VOICE_RATE
@@ -68,6 +69,9 @@ def test_a_press_into_its_own_voice_hears_nothing_of_it_at_any_volume(sound: Sou
         else:
             until(lambda: sound.pending == 0, "its end")
         assert np.abs(heard(sound).astype(int)).max() <= 1, volume
+    level = sound.meter.level()
+    assert level is not None
+    assert level.peak <= SILENT  # nor is it measured as the room
 
 
 def test_what_is_said_once_the_own_voice_and_its_echo_are_over_is_heard(pulse: Pulse, sound: SoundCard, tmp_path: Path) -> None:
@@ -90,6 +94,25 @@ def test_what_is_said_once_the_own_voice_and_its_echo_are_over_is_heard(pulse: P
     finally:
         somebody.kill()
         somebody.wait(10)
+
+
+def test_what_is_said_while_it_is_muted_is_not_even_measured(pulse: Pulse, sound: SoundCard, tmp_path: Path) -> None:
+    import soundfile
+
+    soundfile.write(tmp_path / "room.wav", np.full(VOICE_RATE * 20, 30_000, np.int16), VOICE_RATE)  # louder than any test of this file
+    sound.mute(True)
+    somebody = subprocess.Popen(["paplay", tmp_path / "room.wav"], env={**os.environ, **pulse.environment})
+    try:
+        ring = subprocess.run(["timeout", "1", "parec", "-d", "loop.monitor", "--raw"], capture_output=True).stdout
+        assert np.abs(np.frombuffer(ring[: len(ring) // 2 * 2], np.int16).astype(int)).max() > 20_000  # it was in the room
+        muted = sound.meter.level()
+    finally:
+        somebody.kill()
+        somebody.wait(10)
+        until(lambda: not sound.pending, "silence")
+        sound.mute(False)
+    assert muted is not None
+    assert muted.peak < -9  # the somebody before spoke at -21 dB, the device at -12 and more, not heard
 
 
 def test_a_press_leaves_no_more_than_100_ms_of_a_voice_in_the_speaker(sound: SoundCard) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from device.levels import NOTHING, Level, advice, level, tone
+from device.levels import NOTHING, Level, Meter, advice, advice_of, level, tone
 
 RATE = 16_000
 
@@ -70,3 +70,26 @@ def test_the_first_thing_to_do_is_said(quiet: Level, speech: Level | None, says:
     said = advice(quiet, speech)
     assert said.startswith(says) if not says else says in said
     assert bool(said) == bool(says)
+
+
+def test_a_meter_has_the_level_of_the_blocks_it_heard_last() -> None:
+    """Of 1600 samples each, as level() cuts its pieces; older ones are forgotten."""
+    sound = np.concatenate([sine(-20), sine(-60, 0.5), sine(-6), np.full(1600, -32768, np.int16)])
+    meter = Meter(len(sound) // 1600)
+    assert meter.level() is None
+    for block in np.split(np.concatenate([sine(-1), sound]), len(sound) // 1600 + 10):
+        meter.hear(block)
+    found = meter.level()
+    assert found is not None
+    for mine, its in zip(vars(found).values(), vars(level(sound, RATE)).values(), strict=True):
+        assert mine == pytest.approx(its, abs=0.01)
+
+
+def test_a_while_with_words_in_it_is_not_taken_for_a_loud_room() -> None:
+    """Only its softest tenth is the room; but a microphone at its end is said, whoever spoke."""
+    room, words = sine(-60, 2.0), sine(-12, 4.0)
+    assert advice_of(level(np.concatenate([room, words]), RATE)) == ""
+    loud = np.clip(words.astype(np.int32) * 8, -32768, 32767).astype(np.int16)
+    assert "clips" in advice_of(level(np.concatenate([room, loud]), RATE))
+    assert "is loud" in advice_of(level(words, RATE))
+    assert "digital silence" in advice_of(level(np.zeros(RATE, np.int16), RATE))

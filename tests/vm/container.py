@@ -177,10 +177,25 @@ def by_hand(home: Container) -> str:
     return f"systemctl start, either way: the other one had ended; green {max(green, 0):.0f} s after"
 
 
+def doctor(home: Container) -> str:
+    """As a technician runs it beside a companion that runs: a microphone that is silent is all that is wrong, until somebody speaks."""
+    ready(home)
+    command = ["/opt/bedside/.venv/bin/bedside", "doctor", "--config", "/etc/bedside/companion.toml"]
+    silent = home.run(*command, check=False)
+    assert [line.split()[1] for line in silent.stdout.splitlines() if line.startswith("WRONG")] == ["sound"], silent.stdout + silent.stderr
+    assert (silent.returncode, "digital silence" in silent.stdout) == (1, True), silent.stdout
+    turn(home)
+    well = home.run(*command, check=False)
+    assert well.returncode == 0, well.stdout + well.stderr
+    print(well.stdout, flush=True)
+    return f"{len(well.stdout.splitlines())} findings: a silent microphone is wrong, and nothing once somebody has spoken"
+
+
 SCENARIOS: dict[str, Callable[[Container], str]] = {
     "answer": answer,
     "edges": edges,
     "own-voice": own_voice,
+    "doctor": doctor,
     "hardening": hardening,
     "kill-voice": kill_voice,
     "kill-companion": kill_companion,
