@@ -26,9 +26,9 @@ class Sizes:
 
     boots: int = 3
     presses: int = 20
-    edges: int = 2000
-    cuts: int = 6
-    vanish: int = 10
+    edges: int = 10_000
+    cuts: int = 20
+    vanish: int = 100
     plugs: int = 3
     torn: int = 12
 

@@ -8,6 +8,7 @@ guest's CLOCK_MONOTONIC, which counts from its start. It knows no scenario.
 from __future__ import annotations
 
 import audioop
+import itertools
 import json
 import os
 import random
@@ -84,34 +85,32 @@ class Hands:
         return {"at": at}
 
     def press(self, seconds: float, button: str = "talk", chatter: int = 0) -> Json:
-        """Hold a button; when it went down, and how long until the light was another (0: it stayed). `chatter`: bounces at both ends."""
+        """Hold a button; when it went down, and how long until the light was another (0: it stayed).
+
+        `chatter`: bounces at both ends; `longest`: s that the contact stayed closed or open in them, at most.
+        """
         line, before = TALK if button == "talk" else CALL, self.light()
         down = time.monotonic()
-        longest, changed = self._chatter(line, chatter), 0.0
-        self.bench.pull(line, False)
-        closed = time.monotonic()
-        up = 0.0
+        longest, closed, changed, up = self._settle(line, False, chatter), time.monotonic(), 0.0, 0.0
         while not up or (not changed and time.monotonic() - up < LATE):
             if not changed and self.light() != before:
                 changed = time.monotonic() - closed
             if not up and time.monotonic() - closed >= seconds:
                 up = time.monotonic()
-                longest = max(longest, self._chatter(line, chatter))
-                self.bench.pull(line, True)
+                longest = max(longest, self._settle(line, True, chatter))
             time.sleep(0.001)
         return {"down": down, "up": up, "held": up - closed, "to_light": changed, "longest": longest}
 
-    def _chatter(self, line: str, count: int) -> float:
-        """So many bounces; the seconds of the longest."""
-        longest = 0.0
-        for _ in range(count):
+    def _settle(self, line: str, level: bool, bounces: int) -> float:
+        """Move a contact to `level`, with so many bounces; the longest time that any of these levels may have lasted but the last."""
+        moved = []
+        for number in range(2 * bounces + 1):
             began = time.monotonic()
-            self.bench.pull(line, False)
-            time.sleep(0.001)
-            self.bench.pull(line, True)
-            time.sleep(0.001)
-            longest = max(longest, time.monotonic() - began)
-        return longest
+            self.bench.pull(line, level if number % 2 == 0 else not level)
+            moved.append((began, time.monotonic()))
+            if number < 2 * bounces:
+                time.sleep(0.001)
+        return max((after - began for (began, _), (_, after) in itertools.pairwise(moved)), default=0.0)
 
     def bounce(self, edges: int, seed: int, longest: float = 0.012) -> Json:
         """So many noisy edges of the talk line: chatter that a worn contact makes, in bursts, ending released."""

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The bedside in a virtual machine: real units, kernel pins, ALSA, USB headset and power cuts. One table last; 0 where all passed.
 
-.venv/bin/python tests/vm/machine.py                 # everything; about an hour on two busy cores
-.venv/bin/python tests/vm/machine.py boot headset    # only these
+.venv/bin/python tests/vm/machine.py                          # everything; about an hour on two cores
+.venv/bin/python tests/vm/machine.py boot card --vanish 5     # only these, and five times in place of a hundred
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def play(guest: Guest, wanted: list[str], sizes: Sizes) -> list[tuple[str, str, 
 
 
 def table(rows: list[tuple[str, str, bool]]) -> int:
-    print("\n| Scenario | Figure | |\n|---|---|---|")
+    print("\n| scenario | | figure |\n|---|---|---|")
     for title, figure, passed in rows:
-        print(f"| {title} | {figure} | {'passed' if passed else 'FAILED'} |")
+        print(f"| {title} | {'pass' if passed else 'FAIL'} | {figure} |")
     return 0 if all(passed for _, _, passed in rows) else 1
 
 

@@ -72,8 +72,8 @@ def begins(sound: np.ndarray, name: str) -> float:
     return place(sound, wavs.read(FIRMWARE / f"sounds/{name}.wav", VOICE_RATE)[:VOICE_RATE], name)
 
 
-def place(sound: np.ndarray, pcm: np.ndarray, name: str) -> float:
-    """Seconds into `sound` at which `pcm` begins, both at VOICE_RATE. AssertionError where it is not in it."""
+def place(sound: np.ndarray, pcm: np.ndarray, name: str, least: float = 0.9) -> float:
+    """Seconds into `sound` at which `pcm` begins, both at VOICE_RATE. AssertionError where nothing in it is alike to `least`."""
     wanted = pcm.astype(float)
     assert len(sound) > len(wanted), f"only {len(sound) / VOICE_RATE:.1f} s were recorded"
     size = 1 << (len(sound) + len(wanted)).bit_length()
@@ -81,7 +81,7 @@ def place(sound: np.ndarray, pcm: np.ndarray, name: str) -> float:
     at = int(np.argmax(match))
     piece = sound[at : at + len(wanted)]
     likeness = match[at] / (np.linalg.norm(piece) * np.linalg.norm(wanted) + 1e-9)
-    assert likeness > 0.9, f"'{name}' was not heard (likeness {likeness:.2f})"
+    assert likeness > least, f"'{name}' was not heard (likeness {likeness:.2f})"
     return at / VOICE_RATE
 
 
