@@ -18,24 +18,23 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
-import soxr
 import torch
 
 from device.logs import log
 from device.memory_rows import Segment as Kept
-from device.turn import FRAME, MIC_RATE, VOICE_RATE
 from device.voice.beside import Beside
 from device.voice.conversation import DEVICE, PATIENT, Conversation, Segment
 from device.voice.csm import Csm, Sampling, is_end
 from device.voice.ending import Ending, frame_budget
+from device.voice.hearing import Hearing
 from device.voice.mimi import Mimi
 from device.voice.plain import VoiceFault, as_fault, clean, to_int16
+from device.voice.resumed import kept, resume
 from device.voice.tokens import Tokens
 
 SLICE = 32  # rows that are listened to at once when history is tidied: what comes in meanwhile waits for one slice (0.3 s on a CPU)
 ANSWER = 8  # one part in eight of the positions is kept free for an answer
 FULL, ROOMY = 3 / 4, 1 / 2  # of the positions: where forgetting begins, and how far it goes
-ENCODE = 5 * FRAME  # samples that are encoded at once: frame by frame it takes four times as long (57 ms, not 14)
 TONE_ROWS = 512  # of history that another tone may make a CPU listen to anew: up to 5 s, about what a patient speaks
 WARM_FRAMES = 3
 
@@ -68,9 +67,7 @@ class CsmVoice:
             self._tones["neutral"] = pinned
         self._turn: list[Segment] = []  # what the turn that runs has put into the conversation
         self._unsaid: deque[Segment | None] = deque()  # clauses spoken since the last `hear`, until `said` takes them
-        self._sound: list[np.ndarray] = []  # of what the patient is saying, not yet encoded
-        self._codes: list[torch.Tensor] = []  # of what came before it
-        self._resampler: Any = None
+        self._hearing = Hearing(mimi)
         self._fault: VoiceFault | None = None  # of work that nobody waited for; the next clause tells it
         # One thread, because streaming state and the buffers of CUDA graphs are there once.
         self._work = ThreadPoolExecutor(1, thread_name_prefix="csm")
@@ -132,7 +129,7 @@ class CsmVoice:
 
     def feed(self, pcm: np.ndarray) -> None:
         """A block of what they say, int16 (n,) at 16 kHz: encoded while they go on."""
-        self._quietly(self._feed, pcm, False)
+        self._quietly(self._hearing.feed, pcm)
 
     def hear(self, text: str) -> None:
         """Their words. The segment enters the conversation in one batch, while the reply is being planned."""
@@ -140,28 +137,13 @@ class CsmVoice:
 
     def _start(self) -> None:
         self._turn.clear()
-        self.mimi.start_encoding()
-        # A context segment at the wrong rate is heard as another, slower person.
-        self._resampler = soxr.ResampleStream(MIC_RATE, VOICE_RATE, 1, dtype="float32")
-        self._sound.clear()
-        self._codes.clear()
-
-    def _feed(self, pcm: np.ndarray, last: bool) -> None:
-        if self._resampler is not None:
-            sound = self._resampler.resample_chunk(pcm.astype(np.float32) / 32768, last=last)
-            self._sound.append(sound)
-            if last or sum(map(len, self._sound)) >= ENCODE:
-                self._codes.append(self.mimi.encode(np.concatenate(self._sound)))
-                self._sound.clear()
+        self._hearing.start()
 
     def _hear(self, text: str) -> None:
         # Clauses of a turn whose companion went away: nobody will say what was heard of them.
         while self._unsaid:
             self._said("", 0)
-        self._feed(np.zeros(0, np.int16), True)
-        codes = torch.cat([*self._codes, self.mimi.encode_rest()])
-        self._resampler = None
-        self._codes.clear()
+        codes = self._hearing.finish()
         if not text.strip() or not len(codes):
             return
         segment = self._segment(PATIENT, text.strip(), codes)
@@ -237,9 +219,7 @@ class CsmVoice:
                 if decoding and (reason := decoding.result()):
                     return reason
                 if not math.isfinite(finite):
-                    raise VoiceFault(
-                        "CSM's numbers broke (NaN): its checkpoint is damaged; fetch it again, or set voice.engine to 'plain'."
-                    )
+                    raise VoiceFault("CSM's numbers broke (NaN): its checkpoint is damaged; fetch it again, or set voice.engine = 'plain'.")
                 if is_end(found):
                     return "end"
                 self.conversation.add_frame(segment, codes)
@@ -272,38 +252,23 @@ class CsmVoice:
 
     def history(self) -> list[Kept]:
         """The whole conversation but for the reference, oldest first."""
-        return self._work.submit(lambda: [_kept(s) for s in self.conversation.segments[self.conversation.pinned :]]).result()
+        return self._work.submit(lambda: [kept(s) for s in self.conversation.segments[self.conversation.pinned :]]).result()
 
     def resume(self, told: Sequence[Kept]) -> int:
-        """Go on from what was said before, in the place of all that is remembered. Returns how many segments that are.
-
-        What is of another model is left out with a line in the log: it must not keep a patient waiting. What is remembered already is
-        not listened to again.
-        """
+        """Go on from what was said before (device/voice/resumed.py). Returns how many segments that are."""
         try:
             return self._work.submit(self._resume, told).result()
         except Exception as error:
             raise as_fault(error) from error
 
     def _spoken(self) -> list[Kept]:
-        return [_kept(segment) for segment in self._turn if any(segment is s for s in self.conversation.segments) and len(segment.codes)]
+        return [kept(segment) for segment in self._turn if any(segment is s for s in self.conversation.segments) and len(segment.codes)]
 
     def _resume(self, told: Sequence[Kept]) -> int:
-        shape, talk = self.csm.shape, self.conversation
-        if wrong := [t for t in told if t.codes.shape[1] != shape.codebooks or ((t.codes < 0) | (t.codes >= shape.sounds)).any()]:
-            log("conversation_not_resumed", level=logging.WARNING, segments=len(wrong), reason="its codes are of another model")
-            told = []
+        talk = self.conversation
         self._unsaid.clear()
         self._turn.clear()
-        own = talk.segments[talk.pinned :]
-        begin = next((n for n, t in enumerate(told) if own and _same(own[0], t)), len(told))  # older ones were forgotten for room
-        same = 0
-        while same < min(len(own), len(told) - begin) and _same(own[same], told[begin + same]):
-            same += 1
-        for segment in own[same:]:
-            talk.remove(segment)
-        for t in told[begin + same :] if same else told:
-            talk.append(self._segment(t.speaker, t.text, torch.from_numpy(t.codes.astype(np.int64))))
+        resume(talk, told, self.csm.shape, self._segment)
         self._make_room(talk.capacity // ANSWER)
         talk.catch_up()
         log("conversation_resumed", segments=len(talk.segments) - talk.pinned, positions=talk.rows)
@@ -332,10 +297,3 @@ class CsmVoice:
 
         self._work.submit(work, *arguments).add_done_callback(done)
 
-
-def _kept(segment: Segment) -> Kept:
-    return Kept(segment.speaker, segment.text, segment.codes.cpu().numpy().astype(np.int16))
-
-
-def _same(segment: Segment, told: Kept) -> bool:
-    return (segment.speaker, segment.text) == (told.speaker, told.text) and np.array_equal(segment.codes.cpu().numpy(), told.codes)
