@@ -119,6 +119,8 @@ async def keep_time(home: Companion) -> None:
 
 async def keep_headset(home: Companion) -> None:
     """What the headset sent since the last look, into the estimate and the recording: well under 10 ms each time."""
+    if home.settings.headset.board != "none":
+        await anyio.to_thread.run_sync(home.feed.load, abandon_on_cancel=True)
     if home.recording.wanted:
         home.recording.start()
     while True:

@@ -5,6 +5,7 @@ It knows neither threads nor replies. Without scipy (the eeg extra) it says so a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable
@@ -32,6 +33,13 @@ class Feed:
         self._board, self._stored, self._fault = board, stored, ""
         self._form: tuple[float, tuple[str, ...]] | None = None
         self._broken = True  # what comes next follows nothing
+
+    def load(self) -> None:
+        """Import what the estimate stands on: a second, and ten times that on a slow machine. In a thread, before a loop calls hear()."""
+        with contextlib.suppress(ImportError):  # hear() says so
+            from scipy import signal  # noqa: F401
+
+            from device import affect  # noqa: F401
 
     def hear(self, blocks: Iterable[Block]) -> list[Affect]:
         """What is new, oldest first. Never raises; one Affect for each second of signal."""

@@ -13,6 +13,7 @@ import re
 import unicodedata
 
 from device.safety_table import LEVELS, Rule, Table, shipped
+from device.slack import near
 from device.turn import Alert
 
 _SHORT = {  # what is said -> what the rules are written in
@@ -58,8 +59,6 @@ def mend(words: str, table: Table) -> str:
     if table.misheard:
         right = dict(table.misheard)
         words = _misheard(table).sub(lambda m: right[m[1]], words)
-    from device.slack import near
-
     return near(words, table.terms, table.not_terms)
 
 
