@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -31,6 +32,7 @@ TALK, CALL, RELAY = LINES["BOARD7"], LINES["BOARD15"], LINES["BOARD37"]
 LIGHT = [LINES[pin] for pin in ("BOARD29", "BOARD31", "BOARD33")]
 HERE_SIDE, CARD = "plughw:Bedside,1,0", "/sys/bus/platform/drivers/snd_aloop"
 WORDS = "/tmp/words.wav"
+ENTRY = re.compile(r"\[ *([\d.]+)\] \S+ \S+: (.*)")  # of journalctl -o short-monotonic: s since the start, host, who, what
 LATE = 3.0  # s after the release in which the light may still follow, on a loaded host
 Json = dict[str, Any]
 
@@ -63,11 +65,12 @@ class Hands:
             time.sleep(0.02)
 
     def watch_log(self) -> None:
-        journal = ["journalctl", "--no-pager", "-f", "-n", "0", "-o", "cat", "-u", "bedside-companion"]
+        journal = ["journalctl", "--no-pager", "-f", "-n", "0", "-o", "short-monotonic", "-u", "bedside-companion"]
         child = subprocess.Popen(journal, stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         for line in child.stdout:
-            self.tell(log=line.strip(), at=time.monotonic())
+            if found := ENTRY.match(line):  # when it was written, which on a loaded host is long before it comes here
+                self.tell(log=found[2].strip(), at=float(found[1]))
 
     # Verbs -------------------------------------------------------------------------------------
 

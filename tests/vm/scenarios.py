@@ -73,7 +73,8 @@ def bounce(guest: Guest, sizes: Sizes) -> Row:
         # An emulated hand may be held up in its chatter for longer than the debounce: then it did press twice.
         heard = len(guest.logged("event=press", done["down"]))
         if heard > 1 and done["longest"] < 0.008:
-            raise Failed(f"one press, whose chatter was never longer than {done['longest'] * 1000:.0f} ms, became {heard}")
+            log = [f"{at:.3f} {line}" for at, line in guest.log if at >= done["down"]]
+            raise Failed(f"one press, whose chatter was never longer than {done['longest'] * 1000:.0f} ms, became {heard}: {done} {log}")
     green(guest, "READY at the end")
     taken = len(guest.logged("event=press", since)) - rounds
     return f"{edges} noisy edges ({taken} long enough to be a press), then {rounds} of {rounds} presses whole; READY at the end", True
