@@ -47,6 +47,7 @@ def lights_and_states(guest: Guest) -> Row:
     looked, lies = 0, []
     for lights, log in guest.boots:
         ends = [(at, state_of(line)) for at, line in log if state_of(line) is not None]
+        ends.append((max((at for at, _ in [*lights, *log]), default=0.0), ""))  # the last one is known until something was told last
         for (at, name), (until, _) in itertools.pairwise(ends):
             if not name or until - at < 2 * SETTLED + LASTS:
                 continue
