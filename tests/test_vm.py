@@ -29,7 +29,7 @@ def acts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_the_light_of_every_state_is_compared_until_the_process_ends(acts: ModuleType) -> None:
     figure, passed = acts.lights_and_states(SimpleNamespace(boots=[(HONEST, LOG)]))
-    assert (figure, passed) == ("3 states compared with the pins, 0 lies", True)
+    assert (figure, passed) == ("3 states that lasted compared with the pins, 0 lies", True)
 
 
 @pytest.mark.parametrize(

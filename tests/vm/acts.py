@@ -16,7 +16,7 @@ from device.states import LIGHTS, State
 YELLOW = (1, 1, 0)
 HELD = 0.6  # s of an ordinary press
 COMPANION, VOICE = "bedside-companion.service", "bedside-voice.service"
-SETTLED, LASTS = 1.0, 0.15  # s that the log may come later than the light; s that a colour lasts if it is no step from one to another
+SETTLED, LASTS = 0.5, 0.15  # s that the log may be later than the light; s that a colour lasts if it is no step from one to another
 Row = tuple[str, bool]
 
 
@@ -57,7 +57,7 @@ def lights_and_states(guest: Guest) -> Row:
             for colour, a, b in spans(lights):
                 if min(b, until - SETTLED) - max(a, at + SETTLED) > LASTS and colour not in allowed:
                     lies.append(f"{name} showed {colour} from {a - at:+.2f} to {b - at:+.2f} of {until - at:.2f} s;")
-    return f"{looked} states compared with the pins, {len(lies)} lies {' '.join(lies[:3])}".strip(), looked > 0 and not lies
+    return f"{looked} states that lasted compared with the pins, {len(lies)} lies {' '.join(lies[:3])}".strip(), bool(guest.boots) and not lies
 
 
 def state_of(line: str) -> str | None:
