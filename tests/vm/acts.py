@@ -57,7 +57,8 @@ def lights_and_states(guest: Guest) -> Row:
             for colour, a, b in spans(lights):
                 if min(b, until - SETTLED) - max(a, at + SETTLED) > LASTS and colour not in allowed:
                     lies.append(f"{name} showed {colour} from {a - at:+.2f} to {b - at:+.2f} of {until - at:.2f} s;")
-    return f"{looked} states that lasted compared with the pins, {len(lies)} lies {' '.join(lies[:3])}".strip(), bool(guest.boots) and not lies
+    figure = f"{looked} states that lasted compared with the pins, {len(lies)} lies {' '.join(lies[:3])}"
+    return figure.strip(), bool(guest.boots) and not lies
 
 
 def state_of(line: str) -> str | None:
