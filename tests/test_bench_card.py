@@ -158,6 +158,34 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def test_a_server_that_dies_under_a_late_reader_can_be_left(tmp_path: Path) -> None:
+    """In a process of its own, for libpulse may hang in it: it did in more than half of such deaths, with memory that both share."""
+    pytest.importorskip("pyaudio", reason="the audio extra is not installed")
+    program = """
+import sys, time
+from device import config
+from device.bench_sound import sound_server
+from device.soundcard import SoundCard
+with sound_server() as pulse:
+    for number in range(4):
+        card = SoundCard(config.Audio(kind="card"))
+        card.open()
+        time.sleep(0.4)
+        for late in (0.05, 0.09, 0.12, 0.16, 0.1):
+            with card._lock:  # its callbacks wait
+                time.sleep(late)
+                if late == 0.1:
+                    pulse.kill()
+                    time.sleep(0.05)
+            time.sleep(0.02)
+        card.close()
+        pulse.start()
+print("closed")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "closed\n", done.stderr[-500:]
+
+
 def test_a_card_that_is_pulled_under_the_running_companion_is_heard_again(tmp_path: Path) -> None:
     """The bench itself, with one pull; no figure is judged but that it was heard."""
     pytest.importorskip("pyaudio", reason="the audio extra is not installed")
