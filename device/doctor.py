@@ -21,6 +21,7 @@ from device.levels import Level, advice_of
 from device.states import State
 
 UNITS = ("bedside-companion", "bedside-voice", "bedside-caller", "bedside-safe")
+SAFE_HOLDS = ("sound", "panel")  # opened here beside safe mode, they would look broken
 LITTLE, LEAST = 1.0, 0.2  # GB free: worth a note, and too little for a memory that grows
 LISTENED = 2.0  # s that the microphone is measured for where no companion does
 PATIENCE = 20.0  # s that a headset has to give its first sample
@@ -48,9 +49,10 @@ def examine(settings: Settings) -> Iterator[tuple[str, Finding]]:
     """(part, what was found) of every check, as it is made. One that can't be made is a finding too, and no other is lost with it."""
     told, finding = _companion(settings)
     yield "companion", finding
+    safe = not told and finding.verdict is Verdict.WRONG  # it answers, and is no companion
     for name, check in CHECKS:
         try:
-            yield name, check(settings, told)
+            yield name, _absent("held by safe mode") if safe and name in SAFE_HOLDS else check(settings, told)
         except Exception as error:
             ours = type(error).__module__.startswith("device.") or isinstance(error, OSError)
             yield name, _wrong(str(error) if ours else f"the check itself failed: {type(error).__name__}: {error}")

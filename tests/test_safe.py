@@ -28,6 +28,7 @@ from device.bench_sound import Pulse
 from device.caregiver import FILE, Caregiver
 from device.config import FIRMWARE, load
 from device.control import ask
+from device.doctor import Verdict, examine
 from device.panel import open_panel
 from device.safe import Safe, Speaker
 from device.states import LIGHTS, State
@@ -183,3 +184,12 @@ def test_it_speaks_through_the_card_and_opens_no_microphone(pulse: Pulse, caplog
         assert card.alive()
     finally:
         card.close()
+
+
+async def test_doctor_says_that_it_is_safe_mode_and_leaves_its_parts_alone(tmp_path: Path) -> None:
+    async with safe_mode(tmp_path) as home:
+        await until(lambda: home.safe._told, "what systemd is told")
+        seen = await anyio.to_thread.run_sync(lambda: dict(examine(home.safe.settings)))
+    assert seen["companion"].verdict is Verdict.WRONG
+    assert seen["companion"].text.startswith("SAFE MODE")
+    assert (seen["sound"].text, seen["panel"].text) == ("held by safe mode", "held by safe mode")
