@@ -110,7 +110,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
 
 
 class opened:
-    """The settings' card for a `with` block. `opened`: s that it took to its first sample."""
+    """The settings' card for a `with` block. `opened`: s that it took to its first sample. Entering raises SoundLost."""
 
     def __init__(self, settings: Settings) -> None:
         from device.soundcard import SoundCard

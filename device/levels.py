@@ -120,9 +120,9 @@ def advice(quiet: Level, speech: Level | None = None) -> str:
     return ""
 
 
-def advice_of(while_: Level) -> str:
+def advice_of(heard: Level) -> str:
     """The same of what was heard in a while, whoever spoke in it or not: only its softest tenth is taken for the room."""
-    if wrong := advice(replace(while_, clipped=0.0)):
+    if wrong := advice(replace(heard, clipped=0.0)):
         return wrong
-    clips = while_.clipped > 0.001
-    return f"The microphone clips ({while_.clipped:.1%} of what it heard): lower the capture gain by 6 dB." if clips else ""
+    clips = heard.clipped > 0.001
+    return f"The microphone clips ({heard.clipped:.1%} of what it heard): lower the capture gain by 6 dB." if clips else ""

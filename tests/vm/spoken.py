@@ -117,7 +117,10 @@ def _heard(home: Container, words: Words, name: str, late: float) -> tuple[list[
 
 
 def _say(home: Container, name: str, late: float) -> tuple[float, float, float]:
-    """Say a clip, and hold the button from `late` s after its first sound to as much before its last; both as measured, and when."""
+    """Say a clip, and hold the button from `late` s after its first sound to as much before its last.
+
+    (s by which it really was late at the first sound, and at the last; the release in monotonic s).
+    """
     clip = wavs.read(ROOT / "tests/data/speech" / name, VOICE_RATE)
     level = np.abs(clip.astype(int))
     first, *_, last = np.flatnonzero(level > level.max() / 50) / VOICE_RATE
