@@ -285,12 +285,11 @@ class Companion(Loop):
             await voice.send(kind, number, **fields)
 
     async def _store(self, exchange: Exchange) -> None:
-        turn = exchange.turn()
+        self.exercises.heard(turn := exchange.turn())
         if turn is None:
             return
         self.turns.append(turn)
         self.disclosure = self.disclosure.after(self.clock(), exchange.disclosed)
-        self.exercises.heard(turn)
         await self.remembering.store(exchange.number, turn)
         log("turn", number=len(self.turns), engine=turn.engine, **dict[str, Any](turn.latency))
         self.watch("turn", turn)

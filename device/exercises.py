@@ -58,19 +58,22 @@ class Exercises:
         self._home, self.wall = home, wall
         self._scope = anyio.CancelScope()
         self._turns: tuple[Spoke, ...] = ()
+        self._spoken = home.clock()
         self._offers: tuple[tuple[float, str], ...] = ((home.clock(), "a start"),)  # what was offered before it nobody knows
         self._declined = float("-inf")
         self._open = ""  # the exercise that waits for an answer
         self._taken = ""  # the one that was said yes to
 
-    def heard(self, turn: Turn) -> None:
-        """A turn has ended."""
-        if turn.alert is None:
-            self._turns = (*self._turns, spoke(self._home.clock(), turn.heard.text))[-TURNS:]
+    def heard(self, turn: Turn | None) -> None:
+        """The patient and the device have spoken; None where that is no turn to keep ("forget that", or a yes to an offer)."""
+        self._spoken = self._home.clock()
+        if turn is not None and turn.alert is None:
+            self._turns = (*self._turns, spoke(turn.heard.text))[-TURNS:]
 
-    def forget(self) -> None:
-        """A person is being called, or another patient lies here."""
-        self._turns, self._open = (), ""
+    def forget(self, last: bool = False) -> None:
+        """What was said is no reason any more: it is forgotten, all of it or the `last` turn; or a person is being called, or
+        another patient lies here."""
+        self._turns, self._open = self._turns[:-1] if last else (), ""
 
     def answer(self, heard: str) -> tuple[str, Event] | None:
         """The recorded sentence that answers to an open offer, and the event that follows it; None where `heard` is no answer."""
@@ -110,7 +113,8 @@ class Exercises:
     def _moment(self) -> Moment:
         home = self._home
         busy = bool(home.alarm.kind) or home.muted or home.remembering.asks or home.exchange is not None or home.audio.pending > 0
-        return Moment(home.clock(), within(self.wall(), *LATE), home.affect(), self._turns, self._offers, self._declined, busy)
+        late = within(self.wall(), *LATE)
+        return Moment(home.clock(), self._spoken, late, home.affect(), self._turns, self._offers, self._declined, busy)
 
     async def _lead(self, exercise: Exercise, scope: anyio.CancelScope) -> None:
         with scope:

@@ -26,18 +26,20 @@ WORRIES, AMONG = 3, 5  # so many of the last so many turns
 
 @dataclass(frozen=True)
 class Spoke:
-    """A turn that ended `at`, in seconds of the companion's clock, and what was in the patient's words."""
+    """What was in the patient's words of a turn."""
 
-    at: float
     sad: bool = False
     worried: bool = False
 
 
 @dataclass(frozen=True)
 class Moment:
-    """All that the rows may look at. `offers`: (when, name of the row); `busy`: an alert is open, or an offer would disturb."""
+    """All that the rows may look at, in seconds of the companion's clock. `spoken`: when the patient and the device last spoke with
+    each other, whether or not it was a turn to keep; `offers`: (when, name of the row); `busy`: an alert is open, or an offer
+    would disturb."""
 
     now: float
+    spoken: float
     late: bool = False
     affect: Affect = NOTHING
     turns: tuple[Spoke, ...] = ()
@@ -73,7 +75,7 @@ def choose(moment: Moment) -> Row | None:
         return None
     if any(moment.now - at < APART for at, _ in moment.offers):
         return None
-    silent = moment.now - moment.turns[-1].at
+    silent = moment.now - moment.spoken
     lately = {name for at, name in moment.offers if moment.now - at < REST}
     return next((row for row in ROWS if row.name not in lately and row.after <= silent < row.before and row.when(moment)), None)
 
@@ -116,10 +118,10 @@ _NO = re.compile(
 )
 
 
-def spoke(at: float, heard: str) -> Spoke:
+def spoke(heard: str) -> Spoke:
     """What a turn's words say of sadness and worry; a plain "I'm not worried" says neither."""
     words = _NEITHER.sub("", plain(heard))
-    return Spoke(at, bool(_SAD.search(words)), bool(_WORRIED.search(words)))
+    return Spoke(bool(_SAD.search(words)), bool(_WORRIED.search(words)))
 
 
 def taken(heard: str) -> bool | None:

@@ -166,6 +166,7 @@ class Remembering:
     async def _forget(self, last: bool) -> None:
         """Raises MemoryFault; then too it is told by nobody any more."""
         log("forget", last=last)
+        self._home.exercises.forget(last)
         async with self._writing:
             waited = last and self._waiting
             self._waiting = self._waiting[:-1] if last else []

@@ -238,6 +238,26 @@ async def test_nobody_who_cannot_answer_is_asked(tmp_path: Path, looks: list[Any
         await talk(home, "yes")
         await becomes(home, State.READY)
         assert ends_with(heard(home), "forgotten_all")
+        later.seconds += 25
+        await nothing_is_offered(looks)  # what was forgotten is no reason
+
+
+async def test_silence_counts_from_the_last_word_also_where_nothing_of_it_is_kept(tmp_path: Path, looks: list[Any]) -> None:
+    async with bedside(tmp_path, [SPEECH] * 4) as home:
+        later = Later(home)
+        for sentence in ("I had toast", "I had tea"):
+            await talk(home, sentence)
+            await becomes(home, State.READY)
+        later.seconds += 15
+        await talk(home, "forget that")
+        await becomes(home, State.READY)
+        assert ends_with(heard(home), "forgotten")
+        later.seconds += 15
+        await nothing_is_offered(looks)
+        later.seconds += 10
+        await becomes(home, State.SPEAKING)
+        await becomes(home, State.READY)
+        assert ends_with(heard(home), "offer_breathing")
 
 
 async def test_a_voice_that_is_lost_ends_it_with_the_calm_sentence(tmp_path: Path) -> None:

@@ -19,19 +19,14 @@ from device.turn import Affect
 
 NOW = 50_000.0
 RISING = Affect(engagement=0.1, arousal=0.2, confidence=0.8, arousal_trend="rising")
-
-
-def turns(*said: Spoke, ago: float = 30.0) -> tuple[Spoke, ...]:
-    return tuple(replace(turn, at=NOW - ago - 60.0 * back) for back, turn in enumerate(reversed(said)))[::-1]
-
-
-PLAIN, SAD, WORRY = Spoke(0.0), Spoke(0.0, sad=True), Spoke(0.0, worried=True)
+AGO = NOW - 30.0
+PLAIN, SAD, WORRY = Spoke(), Spoke(sad=True), Spoke(worried=True)
 # One moment for each row, at which nothing but this row holds.
 HOLDS: dict[str, Moment] = {
-    "rising arousal": Moment(NOW, affect=RISING, turns=turns(PLAIN)),
-    "silence after a sad turn": Moment(NOW, turns=turns(SAD, ago=200.0)),
-    "repeated worry": Moment(NOW, turns=turns(WORRY, PLAIN, WORRY, PLAIN, WORRY)),
-    "late at night": Moment(NOW, late=True, turns=turns(PLAIN)),
+    "rising arousal": Moment(NOW, AGO, affect=RISING, turns=(PLAIN,)),
+    "silence after a sad turn": Moment(NOW, NOW - 200.0, turns=(SAD,)),
+    "repeated worry": Moment(NOW, AGO, turns=(WORRY, PLAIN, WORRY, PLAIN, WORRY)),
+    "late at night": Moment(NOW, AGO, late=True, turns=(PLAIN,)),
 }
 
 
@@ -45,7 +40,7 @@ def test_each_row_offers_its_exercise_where_it_holds(row: offers.Row) -> None:
 @pytest.mark.parametrize("name", HOLDS)
 def test_nothing_is_offered_too_early_too_late_to_nobody_or_where_it_would_disturb(name: str) -> None:
     moment, row = HOLDS[name], next(row for row in ROWS if row.name == name)
-    last = moment.turns[-1].at
+    last = moment.spoken
     for now, offered in (
         (last + row.after - 1, False),
         (last + row.after, True),
@@ -74,7 +69,7 @@ def test_the_clock_of_a_whole_night_gives_no_two_offers_within_ten_minutes() -> 
     made: list[tuple[float, str]] = []
     for second in range(0, 8 * 3600, 10):
         last = second - second % 120
-        moment = Moment(float(second), True, RISING, (Spoke(float(last), True, True),) * 5, tuple(made))
+        moment = Moment(float(second), float(last), True, RISING, (Spoke(True, True),) * 5, tuple(made))
         if row := choose(moment):
             made.append((float(second), row.name))
     gaps = [after - before for (before, _), (after, _) in itertools.pairwise(made)]
@@ -98,10 +93,10 @@ def test_an_estimate_that_is_unsure_or_abstains_offers_nothing(affect: Affect) -
 
 def test_by_night_a_sad_silence_is_left_alone_and_too_few_or_old_worries_are_none() -> None:
     assert choose(replace(HOLDS["silence after a sad turn"], late=True)) is None
-    assert choose(Moment(NOW, turns=turns(SAD, PLAIN, ago=200.0))) is None
-    assert choose(Moment(NOW, turns=turns(PLAIN, WORRY, WORRY))) is None
-    assert choose(Moment(NOW, turns=turns(WORRY, WORRY, WORRY, PLAIN))) is None
-    assert choose(Moment(NOW, turns=turns(WORRY, WORRY, PLAIN, PLAIN, PLAIN, WORRY))) is None
+    assert choose(Moment(NOW, NOW - 200.0, turns=(SAD, PLAIN))) is None
+    assert choose(Moment(NOW, AGO, turns=(PLAIN, WORRY, WORRY))) is None
+    assert choose(Moment(NOW, AGO, turns=(WORRY, WORRY, WORRY, PLAIN))) is None
+    assert choose(Moment(NOW, AGO, turns=(WORRY, WORRY, PLAIN, PLAIN, PLAIN, WORRY))) is None
 
 
 @pytest.mark.parametrize(
@@ -124,7 +119,7 @@ def test_by_night_a_sad_silence_is_left_alone_and_too_few_or_old_worries_are_non
     ],
 )
 def test_sad_and_worried_words_are_told_from_others(heard: str, sad: bool, worried: bool) -> None:
-    assert spoke(1.0, heard) == Spoke(1.0, sad, worried)
+    assert spoke(heard) == Spoke(sad, worried)
 
 
 @pytest.mark.parametrize(
