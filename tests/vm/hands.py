@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import threading
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gpio_bench import OFFSETS, KernelBench
+from systemd.journal import Reader
 
 from device.beat import notify
 from device.jetson_boards import ORIN_NANO
@@ -32,7 +32,6 @@ TALK, CALL, RELAY = LINES["BOARD7"], LINES["BOARD15"], LINES["BOARD37"]
 LIGHT = [LINES[pin] for pin in ("BOARD29", "BOARD31", "BOARD33")]
 HERE_SIDE, CARD = "plughw:Bedside,1,0", "/sys/bus/platform/drivers/snd_aloop"
 WORDS = "/tmp/words.wav"
-ENTRY = re.compile(r"\[ *([\d.]+)\] \S+ \S+: (.*)")  # of journalctl -o short-monotonic: s since the start, host, who, what
 LATE = 3.0  # s after the release in which the light may still follow, on a loaded host
 Json = dict[str, Any]
 
@@ -65,12 +64,26 @@ class Hands:
             time.sleep(0.02)
 
     def watch_log(self) -> None:
-        journal = ["journalctl", "--no-pager", "-f", "-n", "0", "-o", "short-monotonic", "-u", "bedside-companion"]
-        child = subprocess.Popen(journal, stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        for line in child.stdout:
-            if found := ENTRY.match(line):  # when it was written, which on a loaded host is long before it comes here
-                self.tell(log=found[2].strip(), at=float(found[1]))
+        """A reader that has had no news for five seconds is opened anew: "journalctl -f" once told nothing more of a boot, twice in a run
+        whose journal had been cut and rotated."""
+        told = 0.0
+        while True:
+            journal, quiet = Reader(), 0
+            journal.this_boot()
+            journal.add_match(_SYSTEMD_UNIT="bedside-companion.service")
+            journal.seek_monotonic(told)
+            try:
+                while quiet < 10:
+                    for entry in journal:
+                        at = entry["__MONOTONIC_TIMESTAMP"].timestamp.total_seconds()  # when it was written: on a loaded host long ago
+                        if at > told:
+                            told, quiet = at, 0
+                            self.tell(log=str(entry["MESSAGE"]).strip(), at=at)
+                    journal.wait(0.5)
+                    quiet += 1
+            except OSError as error:  # torn by a power cut
+                print(f"journal: {error}", flush=True)
+                time.sleep(0.5)
 
     # Verbs -------------------------------------------------------------------------------------
 
