@@ -64,21 +64,22 @@ class Hands:
             time.sleep(0.02)
 
     def watch_log(self) -> None:
-        """A reader that has had no news for five seconds is opened anew: "journalctl -f" once told nothing more of a boot, twice in a run
-        whose journal had been cut and rotated."""
-        told = 0.0
+        """A reader that has had no news for five seconds is opened anew, behind what it told last: "journalctl -f" once told nothing more
+        of a boot, twice in a run whose journal had been cut and rotated. Not by the time: two lines that come at once have the same."""
+        told = ""
         while True:
             journal, quiet = Reader(), 0
             journal.this_boot()
             journal.add_match(_SYSTEMD_UNIT="bedside-companion.service")
-            journal.seek_monotonic(told)
+            if told:
+                journal.seek_cursor(told)
             try:
                 while quiet < 10:
                     for entry in journal:
-                        at = entry["__MONOTONIC_TIMESTAMP"].timestamp.total_seconds()  # when it was written: on a loaded host long ago
-                        if at > told:
-                            told, quiet = at, 0
-                            self.tell(log=str(entry["MESSAGE"]).strip(), at=at)
+                        if entry["__CURSOR"] != told:
+                            told, quiet = entry["__CURSOR"], 0
+                            at = entry["__MONOTONIC_TIMESTAMP"].timestamp  # when it was written: on a loaded host long ago
+                            self.tell(log=str(entry["MESSAGE"]).strip(), at=at.total_seconds())
                     journal.wait(0.5)
                     quiet += 1
             except OSError as error:  # torn by a power cut
