@@ -32,6 +32,7 @@ TALK, CALL, RELAY = LINES["BOARD7"], LINES["BOARD15"], LINES["BOARD37"]
 LIGHT = [LINES[pin] for pin in ("BOARD29", "BOARD31", "BOARD33")]
 HERE_SIDE, CARD = "plughw:Bedside,1,0", "/sys/bus/platform/drivers/snd_aloop"
 WORDS = "/tmp/words.wav"
+UNIT = "bedside-companion.service"
 LATE = 3.0  # s after the release in which the light may still follow, on a loaded host
 Json = dict[str, Any]
 
@@ -70,7 +71,10 @@ class Hands:
         while True:
             journal, quiet = Reader(), 0
             journal.this_boot()
-            journal.add_match(_SYSTEMD_UNIT="bedside-companion.service")
+            journal.add_conjunction()
+            journal.add_match(_SYSTEMD_UNIT=UNIT)
+            journal.add_disjunction()
+            journal.add_match(_PID="1", UNIT=UNIT)  # what systemd says of it
             if told:
                 journal.seek_cursor(told)
             try:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The bedside in a virtual machine: real units, kernel pins, ALSA, USB headset and power cuts. One table last; 0 where all passed.
 
-.venv/bin/python tests/vm/machine.py                          # everything; about 40 minutes on two cores
+.venv/bin/python tests/vm/machine.py                          # everything; half an hour on two cores
 .venv/bin/python tests/vm/machine.py boot card --vanish 5     # only these, and five times in place of a hundred
 """
 
